@@ -1,0 +1,75 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""``ovz-privileged``: the root side of ``[openvz]privilege = rootwrap``.
+
+Started as root by nova's root helper, for one request::
+
+    ovz-privileged run --timeout SECONDS -- /usr/sbin/vzctl ARGUMENTS…
+    ovz-privileged call VERB
+
+``run`` gives its standard input to the command. ``call`` reads the arguments of a
+verb as JSON from there. The reply is JSON on standard output (see
+``privileged.serve``), with exit code 0: a command's own exit code, its two
+outputs and whether it timed out are kept apart in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from ovznovadriver.openvz import privileged
+
+
+def _parse(args: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="ovz-privileged", allow_abbrev=False)
+    subcommands = parser.add_subparsers(dest="subcommand", required=True)
+    run = subcommands.add_parser("run", help="run a program as root")
+    run.add_argument("--timeout", type=float, required=True, help="seconds")
+    run.add_argument("argv", nargs="+", help="the program's path and its arguments")
+    call = subcommands.add_parser("call", help="have a verb done as root")
+    call.add_argument("verb", choices=sorted(set(privileged.VERBS) - {"run"}))
+    return parser.parse_args(args)
+
+
+def _kwargs(asked: argparse.Namespace, stdin: bytes) -> dict[str, Any]:
+    if asked.subcommand == "run":
+        return {"argv": asked.argv, "stdin": stdin, "timeout": asked.timeout}
+    kwargs = privileged.decode(stdin)
+    if not isinstance(kwargs, dict):
+        raise ValueError
+    return kwargs
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Serve one request.
+
+    :returns: the exit code: 0 when there is a reply, 2 when it was no request
+    """
+    asked = _parse(sys.argv[1:] if args is None else args)
+    stdin = sys.stdin.buffer.read(privileged.MESSAGE_LIMIT + 1)
+    if len(stdin) > privileged.MESSAGE_LIMIT:
+        print("ovz-privileged: the input is too long", file=sys.stderr)
+        return 2
+    try:
+        kwargs = _kwargs(asked, stdin)
+    except ValueError:
+        print("ovz-privileged: the input is no JSON object", file=sys.stderr)
+        return 2
+    os.umask(0o022)
+    verb = "run" if asked.subcommand == "run" else asked.verb
+    sys.stdout.buffer.write(privileged.serve(verb, kwargs))
+    return 0

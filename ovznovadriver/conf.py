@@ -1,0 +1,317 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The options of ``[openvz]``.
+
+Every option of the 2014 driver is accepted under its old name, ``ovz_…`` in
+``[DEFAULT]``. Options that have lost their meaning are accepted, deprecated for
+removal, so that an old nova.conf still starts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from oslo_config import cfg, types
+
+GROUP = "openvz"
+
+
+def _opt(cls: type[cfg.Opt], name: str, **kwargs: Any) -> cfg.Opt:
+    """An option that the 2014 driver had too: its name then was ``ovz_<name>``."""
+    names = [cfg.DeprecatedOpt(f"ovz_{name}", group="DEFAULT")]
+    names += [
+        cfg.DeprecatedOpt(old, group="DEFAULT") for old in kwargs.pop("old_names", ())
+    ]
+    return cls(name, deprecated_opts=names, **kwargs)
+
+
+_PLACES = [
+    cfg.StrOpt(
+        "vz_conf",
+        default="/etc/vz/vz.conf",
+        help="OpenVZ's global configuration file. Directories that are not given "
+        "below are taken from it.",
+    ),
+    _opt(
+        cfg.StrOpt,
+        "ve_private_dir",
+        help="The directory that holds the containers' private areas, without the "
+        "container's number. Unset: VE_PRIVATE of vz_conf.",
+    ),
+    _opt(
+        cfg.StrOpt,
+        "ve_root_dir",
+        help="The directory under which the containers are mounted. Unset: VE_ROOT "
+        "of vz_conf.",
+    ),
+    _opt(
+        cfg.StrOpt,
+        "ve_conf_dir",
+        old_names=("ovz_config_dir",),
+        default="/etc/vz/conf",
+        help="The directory of the containers' configuration files.",
+    ),
+    cfg.StrOpt(
+        "names_dir",
+        default="/etc/vz/names",
+        help="The directory in which vzctl keeps the containers' names as links.",
+    ),
+    _opt(
+        cfg.StrOpt,
+        "lock_dir",
+        default="$state_path/openvz/claims",
+        help="The directory in which CTIDs are claimed. The user that nova-compute "
+        "runs as must be able to write it, and nobody else. Where several hosts "
+        "share their private areas it must be shared too. Only used by vzctl 4.",
+    ),
+    _opt(
+        cfg.StrOpt,
+        "image_template_dir",
+        help="The directory in which images are kept, ready for 'vzctl create'. The "
+        "user that nova-compute runs as must be able to write it. Unset: 'cache' in "
+        "TEMPLATE of vz_conf, which is the one place where vzctl 4 looks.",
+    ),
+]
+
+_PLACES.append(
+    cfg.StrOpt(
+        "sysfs_dir",
+        default="/sys",
+        advanced=True,
+        help="Where the kernel shows network interfaces and control groups. Only a "
+        "simulated node needs another place.",
+    )
+)
+
+_COMMANDS = [
+    cfg.StrOpt(
+        "privilege",
+        default="privsep",
+        choices=[
+            ("privsep", "a daemon, started once by nova's root helper"),
+            ("rootwrap", "nova's root helper, for each command"),
+        ],
+        help="How commands are run as root. A nova-compute that is root already runs "
+        "them itself.",
+    ),
+    cfg.ListOpt(
+        "program_dirs",
+        default=["/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin"],
+        help="Where vzctl and vzlist are looked for, in this order. Only root may be "
+        "able to write there.",
+    ),
+    cfg.IntOpt(
+        "command_timeout",
+        default=120,
+        min=1,
+        help="Time limit in seconds for commands that only read or change a "
+        "configuration.",
+    ),
+    cfg.IntOpt(
+        "create_timeout",
+        default=1800,
+        min=1,
+        help="Time limit in seconds for 'vzctl create', which unpacks the image, and "
+        "'vzctl destroy', which removes the tree.",
+    ),
+    cfg.IntOpt(
+        "start_timeout",
+        default=300,
+        min=1,
+        help="Time limit in seconds for starting, suspending and resuming a container.",
+    ),
+    cfg.IntOpt(
+        "stop_timeout",
+        default=300,
+        min=1,
+        help="The longest a clean stop may take, in seconds, whatever Nova's own "
+        "shutdown timeout says. vzctl 4 gives up by itself after 120 s, vzctl 7 "
+        "after 60 s.",
+    ),
+    cfg.IntOpt(
+        "lock_wait",
+        default=60,
+        min=0,
+        help="How long to wait, in seconds, for a container that another vzctl has "
+        "locked (exit code 9).",
+    ),
+]
+
+_CONTAINERS = [
+    _opt(
+        cfg.StrOpt,
+        "layout",
+        default="simfs",
+        choices=[
+            ("simfs", "a plain directory tree"),
+            ("ploop", "a disk image; vzctl 4 only, where the node has ploop"),
+            ("", "what vz.conf says"),
+        ],
+        help="Where the containers' files are kept.",
+    ),
+    _opt(
+        cfg.StrOpt,
+        "default_config",
+        default="basic",
+        help="The sample configuration (ve-<name>.conf-sample) that a container is "
+        "made from, unless the flavor names one (extra spec vz_config_file). Empty: "
+        "what vz.conf says. Samples with UBC limits are not applied while use_ubc "
+        "is off: 'basic' would leave 272 MB of PRIVVMPAGES in force.",
+    ),
+    cfg.StrOpt(
+        "default_os_hint",
+        default="",
+        help="The distribution that vzctl takes the image for when the image has no "
+        "os_distro property; it chooses the scripts that set network and hostname.",
+    ),
+    _opt(
+        cfg.FloatOpt,
+        "disk_space_oversub_percent",
+        default=1.10,
+        min=1.0,
+        help="The hard limit of a container's disk quota, as a multiple of the "
+        "flavor's root disk, which is the soft limit.",
+    ),
+    _opt(
+        cfg.BoolOpt,
+        "use_ubc",
+        default=False,
+        help="Limit memory by user beancounters instead of vswap.",
+    ),
+    _opt(cfg.BoolOpt, "use_cpuunit", default=True, help="Set CPU weights (cpuunits)."),
+    _opt(cfg.BoolOpt, "use_cpulimit", default=True, help="Set hard CPU limits."),
+    _opt(cfg.BoolOpt, "use_cpus", default=True, help="Set the number of CPUs."),
+    _opt(cfg.BoolOpt, "use_ioprio", default=True, help="Set I/O priorities."),
+    _opt(
+        cfg.BoolOpt,
+        "use_disk_quotas",
+        default=True,
+        help="Set disk quotas. Turn it off on a kernel without them.",
+    ),
+    _opt(
+        cfg.FloatOpt,
+        "cpulimit_overcommit_multiplier",
+        default=1.0,
+        min=0.01,
+        help="Factor on the hard CPU limit that follows from a flavor's share of the "
+        "host's memory.",
+    ),
+    _opt(
+        cfg.IntOpt,
+        "memory_unit_size",
+        default=512,
+        min=1,
+        help="The size in MB of one unit of memory, by which other limits grow.",
+    ),
+    _opt(
+        cfg.IntOpt,
+        "file_descriptors_per_unit",
+        default=4096,
+        min=1,
+        help="Open files and file locks per unit of memory.",
+    ),
+    _opt(
+        cfg.IntOpt,
+        "kmemsize_percent_of_memory",
+        default=20,
+        min=1,
+        max=100,
+        help="Limit of kernel memory, in percent of the flavor's memory (UBC only).",
+    ),
+    _opt(
+        cfg.IntOpt,
+        "kmemsize_barrier_differential",
+        default=10,
+        min=0,
+        max=99,
+        help="How far the barrier of kernel memory lies below the limit, in percent "
+        "(UBC only).",
+    ),
+    _opt(
+        cfg.IntOpt,
+        "numtcpsock_default",
+        default=2000,
+        min=1,
+        help="TCP sockets of a flavor whose memory is not in numtcpsock_map.",
+    ),
+    _opt(
+        cfg.Opt,
+        "numtcpsock_map",
+        type=types.Dict(types.Integer(min=1)),
+        default={
+            "512": 2000,
+            "1024": 2000,
+            "2048": 2000,
+            "4096": 2000,
+            "8192": 3000,
+            "16384": 4000,
+        },
+        help="TCP sockets by the flavor's memory in MB.",
+    ),
+]
+
+_OPTIONS: list[cfg.Opt] = [*_PLACES, *_COMMANDS, *_CONTAINERS]
+
+#: Options of 2014 that no code reads any more, or not yet.
+_WITHOUT_EFFECT = {
+    "bridge_device": "os-vif plugs ports into Open vSwitch.",
+    "create_disk_partition": "Volumes are not partitioned for the guest.",
+    "disk_space_increment": "A flavor's root disk is in GB.",
+    "disk_space_oversub": "disk_space_oversub_percent says it.",
+    "iscsiadm_num_tries": "os-brick connects volumes.",
+    "max_symlink_wait_time": "os-brick connects volumes.",
+    "migration_method": "The driver does not migrate yet.",
+    "migration_transport": "The driver does not migrate yet.",
+    "migration_user": "The driver does not migrate yet.",
+    "mount_options": "It was never read.",
+    "rsync_iterations": "The driver does not migrate yet.",
+    "system_num_tries": "No command is run a second time.",
+    "tc_host_slave_device": "The driver does not shape traffic yet.",
+    "tc_id_max": "The driver does not shape traffic yet.",
+    "tc_max_line_speed": "The driver does not shape traffic yet.",
+    "tc_mbit_per_unit": "The driver does not shape traffic yet.",
+    "tc_template_dir": "The driver does not shape traffic yet.",
+    "template_path": "It was never read.",
+    "tmp_dir": "Images are kept in image_template_dir.",
+    "use_bind_mount": "It was never read.",
+    "use_dhcp": "It was never read.",
+    "use_veth_devs": "Every port is a veth pair.",
+    "vif_driver": "os-vif plugs ports.",
+    "volume_default_fs": "It was never read.",
+    "volume_settle_num_tries": "os-brick connects volumes.",
+    "vzmigrate_destroy_source_container_on_migrate": "The driver does not migrate yet.",
+    "vzmigrate_online_migration": "The driver does not migrate yet.",
+    "vzmigrate_opts": "The driver does not migrate yet.",
+    "vzmigrate_verbose_migration_logging": "The driver does not migrate yet.",
+}
+
+_OPTIONS += [
+    _opt(
+        cfg.StrOpt,
+        name,
+        help="Accepted from an old nova.conf; it has no effect.",
+        deprecated_for_removal=True,
+        deprecated_reason=reason,
+    )
+    for name, reason in _WITHOUT_EFFECT.items()
+]
+
+
+def register_opts(conf: cfg.ConfigOpts) -> None:
+    """Make ``conf.openvz`` known; nothing happens when it is known already."""
+    conf.register_opts(_OPTIONS, group=GROUP)
+
+
+def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
+    """What oslo-config-generator prints (entry point ``oslo.config.opts``)."""
+    return [(GROUP, _OPTIONS)]

@@ -1,0 +1,152 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What the root side permits: programs, their arguments, and places.
+
+The caller is the unprivileged service, or whoever has taken it over: nothing
+that it says is believed.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ovznovadriver import exception
+from ovznovadriver.openvz import rootfs, vzctl, vzlist
+
+
+def _refuse_all(_args: Sequence[str]) -> None:
+    raise exception.CommandRefused("this program is not in use")
+
+
+#: The programs that may run as root, and the judges of their arguments.
+PROGRAMS: Mapping[str, Callable[[Sequence[str]], None]] = {
+    "vzctl": vzctl.check_arguments,
+    "vzlist": vzlist.check_arguments,
+    "vzmigrate": _refuse_all,
+}
+
+#: Seconds that a command may ask for at most.
+TIMEOUT_LIMIT = 7 * 86400.0
+
+# Entries of these may be named as a CTID and are none: /run/user/1000 is a user's.
+_NEVER_A_BASE = ("/sys", "/dev", "/run/user")
+_CGROUPS = "/sys/fs/cgroup"
+_MAX_LINKS = 40  # the kernel's own limit (path_resolution(7))
+
+
+def check_trusted_path(path: str, *, missing: bool = False) -> str:
+    """Refuse a path that somebody else than root could have made or changed.
+
+    Every directory on the way, every symbolic link and the last component are
+    root's, and (links apart) writable by root alone.
+
+    :param missing: whether it may be missing, which is only root's doing, too
+    :returns: the path without symbolic links
+    :raises CommandRefused: it is not such a path
+    """
+    if not path.startswith("/") or "\0" in path:
+        raise exception.CommandRefused(f"{path!r} is not an absolute path")
+    current = "/"
+    _check_root_alone(current, os.lstat(current))
+    rest = path.split("/")[::-1]
+    links = 0
+    while rest:
+        part = rest.pop()
+        if part == "..":
+            current = os.path.dirname(current)
+        if part in ("", ".", ".."):
+            continue
+        step = os.path.join(current, part)
+        if _is_beneath(step, "/proc"):
+            # Its links lead elsewhere than they say: into a guest, for one.
+            raise exception.CommandRefused(f"{path!r} leads through /proc")
+        try:
+            found = os.lstat(step)
+        except FileNotFoundError:
+            if missing and ".." not in rest:
+                return os.path.normpath(os.path.join(step, *rest[::-1]))
+            raise exception.CommandRefused(f"{path!r} is not there") from None
+        except OSError as error:
+            raise exception.CommandRefused(f"{path!r}: {error.strerror}") from error
+        _check_root_alone(step, found)
+        if not stat.S_ISLNK(found.st_mode):
+            current = step
+            continue
+        links += 1
+        if links > _MAX_LINKS:
+            raise exception.CommandRefused(f"{path!r} has too many links")
+        target = os.readlink(step)
+        current = "/" if target.startswith("/") else current
+        rest += target.split("/")[::-1]
+    return current
+
+
+def _check_root_alone(path: str, found: os.stat_result) -> None:
+    shared = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    if found.st_uid != 0 or (shared and not stat.S_ISLNK(found.st_mode)):
+        raise exception.CommandRefused(
+            f"{path!r} could be changed by others than root: chown it to root and"
+            " chmod go-w it"
+        )
+
+
+def _is_beneath(path: str, directory: str) -> bool:
+    return f"{path}/".startswith(f"{directory}/")
+
+
+def _check_directory(path: object, *, cgroups: bool = False) -> None:
+    """Refuse a directory that a file verb must not work in."""
+    if not isinstance(path, str):
+        raise exception.CommandRefused("a directory is a text")
+    real = check_trusted_path(path, missing=True)
+    if cgroups and _is_beneath(real, _CGROUPS):
+        return
+    if any(_is_beneath(real, never) for never in _NEVER_A_BASE):
+        raise exception.CommandRefused(f"{path!r} cannot hold containers")
+
+
+def check_file_verb(kwargs: Mapping[str, Any], *, direct: bool) -> None:
+    """Judge the places that a file verb is to work in (see rootfs).
+
+    :param direct: the caller is root itself; whose paths could be distrusted?
+    :raises CommandRefused:
+    """
+    if "ctid" in kwargs and not rootfs.is_ctid(kwargs["ctid"]):
+        raise exception.CommandRefused(f"{kwargs['ctid']!r} is not a CTID")
+    if direct:
+        return
+    if "base" in kwargs:
+        _check_directory(kwargs["base"])
+    for kind, path in dict(kwargs.get("dirs", {})).items():
+        _check_directory(path, cgroups=kind == "cgroup")
+
+
+def check_program(argv: Sequence[str], timeout: float, *, direct: bool) -> None:
+    """Judge a command line that is to run as root, and its time limit in seconds.
+
+    :param direct: as for :func:`check_file_verb`
+    :raises CommandRefused:
+    """
+    check = PROGRAMS.get(os.path.basename(argv[0])) if argv else None
+    if check is None:
+        raise exception.CommandRefused(
+            f"{' '.join(argv[:1])!r} is not one of {', '.join(PROGRAMS)}"
+        )
+    check(argv[1:])
+    if not 0 < timeout <= TIMEOUT_LIMIT:
+        raise exception.CommandRefused(f"a time limit of {timeout} s is not permitted")
+    if not direct:
+        check_trusted_path(argv[0])

@@ -1,0 +1,597 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The one place where a process starts, and the way to root.
+
+Root is reached in one of three ways, and all three serve the same requests:
+
+* directly, when this process is root already (or is its own privileged side,
+  after ``context.set_client_mode(False)``);
+* by privsep: :func:`privsep_request` is the one entry point of our daemon;
+* by rootwrap: the program ``ovz-privileged`` (``ovznovadriver.cmd``).
+
+A request names a verb of :data:`VERBS` and its arguments. The arguments are
+judged on the root side, whatever the caller has judged before.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import logging
+import os
+import selectors
+import signal
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from oslo_config import cfg
+from oslo_privsep import capabilities, comm, daemon, priv_context
+
+from ovznovadriver import exception
+from ovznovadriver.openvz import permit, rootfs
+
+LOG = logging.getLogger(__name__)
+
+CONFIG_SECTION = "ovznovadriver_privileged"
+
+# These bind the daemon's own Python code: owners and modes of files in the
+# containers' trees, the signals that end a command, and the look into
+# /proc/<pid>/environ that finds what it started. They do not bind vzctl: the
+# daemon stays uid 0, and the kernel gives every capability back to a program
+# that uid 0 executes. vzctl needs nearly all of them, so the boundary is the
+# check of the arguments, not this list.
+context = priv_context.PrivContext(
+    "ovznovadriver",
+    cfg_section=CONFIG_SECTION,
+    pypath=f"{__name__}.context",
+    capabilities=[
+        capabilities.CAP_CHOWN,
+        capabilities.CAP_DAC_OVERRIDE,
+        capabilities.CAP_DAC_READ_SEARCH,
+        capabilities.CAP_FOWNER,
+        capabilities.CAP_FSETID,
+        capabilities.CAP_KILL,
+        capabilities.CAP_SYS_PTRACE,
+    ],
+)
+# privsep's own default is the number of CPUs, and a command holds its thread
+# until it ends: two slow stops would block everything else. nova-compute has
+# 64 RPC workers and a few small pools; a thread that is not used is not made.
+cfg.CONF.set_default("thread_pool_size", 128, group=CONFIG_SECTION)
+
+#: The environment of every command on the root side.
+CLEAN_ENVIRONMENT: Mapping[str, str] = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/root",
+    "LC_ALL": "C",
+}
+#: Bytes that are kept of the beginning, and again of the end, of an output.
+OUTPUT_KEPT = 4 * 2**20
+#: Bytes that a request or a reply may have (privsep breaks at 100 MiB).
+MESSAGE_LIMIT = 64 * 2**20
+#: Seconds that ending a tree of processes may take.
+KILL_LIMIT = 10.0
+#: Seconds that the start of the privsep daemon may take, sudo included.
+START_LIMIT = 60.0
+
+_RUN_ID = "OVZ_RUN_ID"
+_READ_SIZE = 65536
+# A pipe holds 1 MiB at most (pipe(7)): 16 reads. There are two, and eventlet's
+# selector tells of one at a time.
+_DRAIN_ROUNDS = 40
+_SHORTEST_PAUSE = 0.001
+_LONGEST_PAUSE = 0.05
+
+
+@dataclass(frozen=True)
+class Completed:
+    """What a process left.
+
+    :ivar returncode: its exit code; minus the signal's number if one ended it
+    :ivar stdout: its standard output, without the middle when it is longer
+        than twice :data:`OUTPUT_KEPT`; bytes that are not UTF-8 come as lone
+        surrogates (``errors="surrogateescape"``)
+    :ivar stderr: its standard error, likewise
+    :ivar timed_out: it was ended by us, with everything it had started
+    """
+
+    returncode: int
+    stdout: str
+    stderr: str
+    timed_out: bool
+
+
+class _Output:
+    """The beginning and the end of a stream, in bounded memory."""
+
+    def __init__(self) -> None:
+        self._head = bytearray()
+        self._tail = bytearray()
+        self._left_out = 0
+
+    def add(self, data: bytes) -> None:
+        room = OUTPUT_KEPT - len(self._head)
+        self._head += data[:room]
+        self._tail += data[room:]
+        if len(self._tail) > 2 * OUTPUT_KEPT:  # seldom: a cut moves the tail
+            self._cut()
+
+    def _cut(self) -> None:
+        surplus = max(0, len(self._tail) - OUTPUT_KEPT)
+        del self._tail[:surplus]
+        self._left_out += surplus
+
+    def text(self) -> str:
+        self._cut()
+        gap = b""
+        if self._left_out:
+            gap = b"\n[... %d bytes left out ...]\n" % self._left_out
+        return b"".join((self._head, gap, self._tail)).decode(errors="surrogateescape")
+
+
+class _Streams:
+    """The three pipes of a process; never waits for one that is not ready.
+
+    What the selector calls ready can be read and written without blocking,
+    under native threads and under eventlet's monkey patching alike.
+    """
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._input = memoryview(b"")
+        self._pipes: list[Any] = []
+        self.stdout = _Output()
+        self.stderr = _Output()
+
+    def attach(self, process: subprocess.Popen[bytes], stdin: bytes | None) -> None:
+        self._input = memoryview(stdin or b"")
+        for pipe, output in (
+            (process.stdout, self.stdout),
+            (process.stderr, self.stderr),
+            (process.stdin, None),
+        ):
+            if pipe is not None:
+                self._pipes.append(pipe)
+                event = selectors.EVENT_READ if output else selectors.EVENT_WRITE
+                self._selector.register(pipe, event, output)
+        if process.stdin is not None:  # a write may be too large for it
+            os.set_blocking(process.stdin.fileno(), False)
+
+    def move(self, seconds: float) -> bool:
+        """Wait up to ``seconds`` for a pipe to be ready; whether one was."""
+        if not self._selector.get_map():
+            time.sleep(seconds)
+            return False
+        ready = self._selector.select(seconds)
+        for key, _events in ready:
+            if key.data is None:
+                self._write(key.fileobj)
+            else:
+                self._read(key.fileobj, key.data)
+        return bool(ready)
+
+    def _read(self, pipe: Any, output: _Output) -> None:
+        data = os.read(pipe.fileno(), _READ_SIZE)
+        if data:
+            output.add(data)
+        else:
+            self._selector.unregister(pipe)
+
+    def _write(self, pipe: Any) -> None:
+        try:
+            written = os.write(pipe.fileno(), self._input[:_READ_SIZE])
+        except BlockingIOError:
+            return
+        except BrokenPipeError:  # the command does not read the rest
+            written = len(self._input)
+        self._input = self._input[written:]
+        if not self._input:
+            self._selector.unregister(pipe)
+            pipe.close()
+
+    def drain(self) -> None:
+        """Take what lies in the pipes, and no more.
+
+        A process that outlives the command may hold them open, or even go on
+        writing: neither their end nor their silence is waited for.
+        """
+        for _ in range(_DRAIN_ROUNDS):
+            if not self.move(0):
+                return
+
+    def close(self) -> None:
+        self._selector.close()
+        for pipe in self._pipes:
+            pipe.close()
+
+
+def run_process(
+    argv: Sequence[str],
+    *,
+    stdin: bytes | None = None,
+    timeout: float,
+    env: Mapping[str, str],
+) -> Completed:
+    """Run a program to its end, or to the end of its time.
+
+    Returns as soon as the program itself has ended: what it leaves running (a
+    daemon, a container) is left alone, even if it holds the output open. When
+    the time is over, or the caller is ended in between, the program is ended
+    together with everything it has started (see :func:`_end_tree`).
+
+    :param argv: the program's path and its arguments
+    :param stdin: its standard input; None for an empty one
+    :param timeout: seconds
+    :param env: its whole environment
+    :raises OSError: the program could not be started
+    """
+    run_id = str(uuid.uuid4())
+    streams = _Streams()
+    try:
+        process = subprocess.Popen(
+            list(argv),
+            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            cwd="/",
+            env={**env, _RUN_ID: run_id},
+            start_new_session=True,
+            umask=0o022,  # the privsep daemon's own is 0
+        )
+        try:
+            streams.attach(process, stdin)
+            timed_out = not _wait(process, streams, time.monotonic() + timeout)
+            if timed_out:
+                _end_tree(process, run_id)
+            streams.drain()
+        except BaseException:
+            # Also a greenlet's or an interpreter's end: nothing may stay behind.
+            _end_tree(process, run_id)
+            raise
+    finally:
+        streams.close()
+    # A process that hangs in the kernel has no code even now.
+    code = -signal.SIGKILL if process.returncode is None else process.returncode
+    return Completed(code, streams.stdout.text(), streams.stderr.text(), timed_out)
+
+
+def _wait(process: subprocess.Popen[bytes], streams: _Streams, deadline: float) -> bool:
+    """Serve the pipes until the process ends; False when its time is over.
+
+    Looks after it at growing intervals: kernels before 5.3 offer nothing to
+    wait for both a process and a pipe, and SIGCHLD belongs to the main thread.
+    """
+    pause = _SHORTEST_PAUSE
+    while process.poll() is None:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return False
+        streams.move(min(pause, left))
+        pause = min(pause * 2, _LONGEST_PAUSE)
+    return True
+
+
+@dataclass(frozen=True)
+class _Process:
+    pid: int
+    relatives: frozenset[int]  # its parent, its group's and its session's leader
+    marked: bool
+
+
+def _processes(run_id: str) -> list[_Process]:
+    """All living processes of the machine."""
+    found = []
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        # Gone meanwhile, or another user's whom this one may not look at.
+        with contextlib.suppress(OSError):
+            with open(f"/proc/{entry}/stat", "rb") as file:
+                # The name, in brackets, may hold anything. After it: state,
+                # parent, process group, session (proc(5)).
+                state, *ids = file.read().rpartition(b")")[2].split()[:4]
+            if state not in (b"Z", b"X"):
+                relatives = frozenset(map(int, ids))
+                found.append(_Process(int(entry), relatives, _is_marked(entry, run_id)))
+    return found
+
+
+def _is_marked(entry: str, run_id: str) -> bool:
+    try:
+        with open(f"/proc/{entry}/environ", "rb") as file:
+            return f"{_RUN_ID}={run_id}".encode() in file.read().split(b"\0")
+    except PermissionError:
+        return False
+
+
+def _family(root: int, run_id: str) -> set[int]:
+    """The living descendants of a process, itself included.
+
+    A descendant that made a session of its own and lost its parent is known by
+    the mark in its environment; one that replaced its environment, by its
+    parent, group or session. Only one that did all of this is not found.
+    """
+    processes = _processes(run_id)
+    family = {p.pid for p in processes if p.marked or p.pid == root}
+    known = family | {root}
+    while grown := {
+        p.pid for p in processes if p.pid not in family and p.relatives & known
+    }:
+        family |= grown
+        known |= grown
+    return family
+
+
+def _signal(pid: int, number: signal.Signals) -> bool:
+    """Send a signal; False if the process is not ours to end."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return True
+
+
+def _end_tree(process: subprocess.Popen[bytes], run_id: str) -> None:
+    """End a process and all its descendants, within :data:`KILL_LIMIT`.
+
+    They are stopped first, until a look finds no new one: so nobody can start
+    another, or be reparented out of sight, while the others are ended. The
+    process is not reaped before, so that its number cannot become another's.
+    """
+    if process.returncode is not None:
+        return
+    deadline = time.monotonic() + KILL_LIMIT
+    stopped: set[int] = set()
+    foreign: set[int] = set()
+    clean_looks = 0
+    # Two looks, as a process in the middle of an exec shows no environment.
+    while clean_looks < 2:
+        alive = _family(process.pid, run_id) - foreign
+        late = time.monotonic() > deadline
+        fresh = set() if late else alive - stopped
+        step = signal.SIGSTOP if fresh else signal.SIGKILL
+        foreign |= {pid for pid in fresh or alive if not _signal(pid, step)}
+        stopped |= fresh
+        clean_looks = 0 if alive else clean_looks + 1
+        if late and alive:
+            LOG.error("Process %d or its children cannot be ended", process.pid)
+            break
+        if not fresh:
+            time.sleep(_SHORTEST_PAUSE)
+    process.poll()
+
+
+def _ping(*, direct: bool) -> int:  # noqa: ARG001 - as all verbs
+    """The user that the privileged side is."""
+    return os.geteuid()
+
+
+def _run(
+    *, direct: bool, argv: list[str], stdin: bytes | None, timeout: float
+) -> dict[str, Any]:
+    """Run one of the programs."""
+    permit.check_program(argv, timeout, direct=direct)
+    env = {**os.environ, "LC_ALL": "C"} if direct else CLEAN_ENVIRONMENT
+    return asdict(run_process(argv, stdin=stdin, timeout=timeout, env=env))
+
+
+def _file_verb(verb: Callable[..., Any]) -> Callable[..., Any]:
+    def judged(*, direct: bool, **kwargs: Any) -> Any:
+        permit.check_file_verb(kwargs, direct=direct)
+        return verb(**kwargs)
+
+    return judged
+
+
+#: What the privileged side can do. ``direct`` says that the caller is this very
+#: process: the owners of paths don't matter, and the environment is its own.
+VERBS: Mapping[str, Callable[..., Any]] = {
+    "ping": _ping,
+    "run": _run,
+    **{name: _file_verb(verb) for name, verb in rootfs.VERBS.items()},
+}
+
+
+def _to_plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return {"$bytes": base64.b64encode(value).decode()}
+    if isinstance(value, Mapping):
+        return {key: _to_plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_to_plain(item) for item in value]
+    return value
+
+
+def _from_plain(value: dict[str, Any]) -> Any:
+    if value.keys() == {"$bytes"}:
+        return base64.b64decode(value["$bytes"], validate=True)
+    return value
+
+
+def encode(value: Any) -> bytes:
+    """A request or reply as JSON; bytes in it become ``{"$bytes": base64}``.
+
+    :raises InvalidValue: it is larger than :data:`MESSAGE_LIMIT`
+    """
+    data = json.dumps(_to_plain(value)).encode()
+    if len(data) > MESSAGE_LIMIT:
+        raise exception.InvalidValue(
+            f"{len(data)} bytes are more than the {MESSAGE_LIMIT} that may go to or"
+            " come from the privileged side at once"
+        )
+    return data
+
+
+def decode(data: bytes) -> Any:
+    """The opposite of :func:`encode`.
+
+    :raises ValueError: it is no JSON
+    """
+    return json.loads(data, object_hook=_from_plain)
+
+
+def serve(verb: str, kwargs: Mapping[str, Any], *, direct: bool = False) -> bytes:
+    """Do what a request asks, on the root side.
+
+    :returns: ``{"value": …}``, or ``{"error": name, "message": …}``, encoded
+    """
+    try:
+        known = VERBS.get(verb)
+        if known is None:
+            raise exception.CommandRefused(f"there is no verb {verb!r}")
+        return encode({"value": known(**kwargs, direct=direct)})
+    except exception.OvzError as error:
+        reply = {"error": type(error).__name__, "message": str(error)}
+    except OSError as error:
+        reply = {"error": "OvzError", "message": f"{verb}: {error}"}
+    except Exception as error:
+        if direct:
+            raise
+        # Where, but not what: the text of such an error may hold the contents
+        # of a file, and privsep logs what is raised here.
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        where = f"{trace.tb_frame.f_code.co_name}:{trace.tb_lineno}" if trace else "?"
+        message = f"{verb}: {type(error).__name__} in {where}"
+        reply = {"error": "OvzError", "message": message}
+    return encode(reply)
+
+
+def result(reply: bytes) -> Any:
+    """The value in a reply, or the exception that it tells of.
+
+    :raises OvzError: what the root side raised, of the same class
+    :raises ValueError: it is no reply
+    """
+    answer = decode(reply)
+    if not isinstance(answer, dict) or not answer.keys() & {"value", "error"}:
+        raise ValueError("this is no reply")
+    if "value" in answer:
+        return answer["value"]
+    raise _ERRORS.get(answer["error"], exception.OvzError)(answer["message"])
+
+
+# Those that are made of a message alone.
+_ERRORS: Mapping[str, type[exception.OvzError]] = {
+    name: kind
+    for name, kind in vars(exception).items()
+    if isinstance(kind, type)
+    and issubclass(kind, exception.OvzError)
+    and not issubclass(kind, (exception.CommandFailed, exception.CleanupFailed))
+}
+
+
+class _Unlogged(bytes):
+    """Bytes that don't show in a log: privsep logs every reply at DEBUG."""
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} bytes>"
+
+
+# privsep has no type information.
+@context.entrypoint  # type: ignore[untyped-decorator]
+def privsep_request(request: bytes) -> bytes:
+    """The one entry point of the privsep daemon."""
+    os.umask(0o022)  # privsep sets 0
+    asked = decode(request)
+    return _Unlogged(serve(asked["verb"], asked["kwargs"]))
+
+
+class _Start(threading.Thread):
+    """One start of our privsep daemon; ``error`` says why it failed."""
+
+    def __init__(self) -> None:
+        super().__init__(name="ovz-privsep-start", daemon=True)
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            if context.channel is not None:
+                LOG.warning("The privsep daemon has ended and is started again")
+                context.stop()
+            context.start()
+        except Exception as error:
+            self.error = error
+
+
+class _Starter:
+    """Starts our privsep daemon, without waiting for ever.
+
+    privsep itself waits without a limit for sudo, which may ask for a password
+    or for a directory service. So a start has a thread of its own; one that
+    hangs is waited for again by the next call, not doubled.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last: _Start | None = None
+
+    def ensure(self, limit: float) -> None:
+        """Have the daemon running.
+
+        :param limit: seconds
+        :raises PrivilegeError:
+        """
+        with self._lock:
+            if context.channel is not None and context.channel.running:
+                return
+            if self._last is None or not self._last.is_alive():
+                self._last = _Start()
+                self._last.start()
+            start = self._last
+        start.join(limit)
+        if start.is_alive():
+            problem = f"did not start within {limit:g} s"
+        elif start.error is not None:
+            problem = f"cannot be started ({start.error})"
+        else:
+            return
+        trial = " ".join(context.helper_command("SOCKET"))
+        raise exception.PrivilegeError(
+            f"the privsep daemon {problem}: permit its command in sudoers and in"
+            f" rootwrap's filters, and try it as the user of this service: '{trial}'"
+        ) from start.error
+
+
+_STARTER = _Starter()
+
+
+def ask_daemon(verb: str, kwargs: Mapping[str, Any], *, timeout: float) -> bytes:
+    """Have a request served by the privsep daemon, which is started when needed.
+
+    :param timeout: seconds to wait for the reply
+    :raises PrivilegeError: the daemon does not start, has ended, or does not
+        answer in time; whether the request was served is not known
+    """
+    request = encode({"verb": verb, "kwargs": kwargs})
+    _STARTER.ensure(START_LIMIT)
+    try:
+        # What context.entrypoint_with_timeout does, with a limit for each call.
+        reply = privsep_request(request, _wrap_timeout=timeout)
+    except comm.PrivsepTimeout as error:
+        raise exception.PrivilegeError(
+            f"the privsep daemon did not answer within {timeout:g} s"
+        ) from error
+    except (OSError, RuntimeError, daemon.FailedToDropPrivileges) as error:
+        raise exception.PrivilegeError(
+            f"the privsep daemon has ended: {error}"
+        ) from error
+    return bytes(reply)

@@ -1,0 +1,202 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What an unprivileged service can do as root, and what it cannot."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import pathlib
+import shlex
+import subprocess
+
+import pytest
+from oslo_privsep import priv_context
+
+from ovznovadriver import exception
+from ovznovadriver.openvz import utils, vzctl, vzlist
+
+pytestmark = pytest.mark.skipif(
+    "OVZ_PRIVILEGE" not in os.environ,
+    reason="needs a user and sudo; 'tox -e privilege' sets them up",
+)
+
+
+@pytest.fixture(scope="module")
+def directory() -> pathlib.Path:
+    return pathlib.Path(os.environ["OVZ_PRIVILEGE_DIR"])
+
+
+@pytest.fixture(scope="module")
+def helper() -> str:
+    helper = os.environ["OVZ_PRIVILEGE_HELPER"]
+    priv_context.init(shlex.split(helper))  # as nova-compute does
+    return helper
+
+
+def _executor(helper: str, *program_dirs: pathlib.Path) -> utils.Executor:
+    return utils.Executor(
+        privilege=os.environ["OVZ_PRIVILEGE"],
+        root_helper=helper,
+        program_dirs=[str(path) for path in program_dirs],
+        timeout=60,
+    )
+
+
+@pytest.fixture(scope="module", params=["4", "9"])
+def node(request: pytest.FixtureRequest, directory: pathlib.Path) -> pathlib.Path:
+    return directory / f"node{request.param}"
+
+
+@pytest.fixture(scope="module")
+def executor(helper: str, node: pathlib.Path) -> utils.Executor:
+    return _executor(helper, node / "bin")
+
+
+@pytest.fixture
+def ctid(node: pathlib.Path) -> str:
+    if node.name == "node4":
+        return "101"
+    return "6e8a9c5e-0d6f-4c3e-9a53-0d3f5f0a7b11"
+
+
+def test_the_way_to_root_works(executor: utils.Executor) -> None:
+    assert os.geteuid() != 0
+    assert not executor.direct
+    executor.check()
+    assert executor.call("ping") == 0
+
+
+def test_a_container_lives_and_is_gone(
+    executor: utils.Executor, node: pathlib.Path, ctid: str
+) -> None:
+    answer = executor.execute("vzctl", "--version", run_as_root=True)
+    family = vzctl.family_of(vzctl.parse_version(answer))
+    tool = vzctl.Vzctl(executor, family)
+    listing = vzlist.Vzlist(executor)
+    template = "tiny"
+    if family.template_paths:
+        template = str(node / "vz/template/cache/tiny.tar.gz")
+    private = str(node / "vz/private")
+    tool.create(ctid, template)
+    try:
+        place = {"base": private, "ctid": ctid, "sub": family.tree_dir}
+        file = {"path": "etc/issue", "content": b"\0hello", "mode": 0o600}
+        executor.call("write_files", **place, files=[{**file, "uid": 0, "gid": 0}])
+        assert executor.call("read_file", **place, path="etc/issue", limit=9) == (
+            b"\0hello"
+        )
+        executor.call("ensure_root_dir", base=str(node / "vz/root"), ctid=ctid)
+        tool.start(ctid)
+        running = [(info.ctid, info.state) for info in listing.list()]
+        assert running == [(ctid, vzlist.State.RUNNING)]
+        with pytest.raises(exception.ContainerRunning):
+            tool.start(ctid)
+        tool.stop(ctid, fast=True)
+    finally:
+        tool.destroy(ctid)
+    assert listing.list() == ()
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["/bin/sh", "-c", "id"],
+        ["vzctl", "exec", "101", "id"],
+        ["vzctl", "runscript", "101", "/tmp/x"],
+    ],
+)
+def test_nothing_else_runs(executor: utils.Executor, argv: list[str]) -> None:
+    with pytest.raises(exception.CommandRefused):
+        executor.run(*argv)
+
+
+def test_a_program_of_the_users_own_does_not_run(
+    helper: str, tmp_path: pathlib.Path
+) -> None:
+    program = tmp_path / "vzctl"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    program.chmod(0o755)
+    with pytest.raises(exception.CommandRefused, match="could be changed by others"):
+        _executor(helper, tmp_path).run("vzctl", "--version")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_a_base_of_the_users_own_is_refused(
+    executor: utils.Executor, tmp_path: pathlib.Path, link: bool
+) -> None:
+    base = tmp_path / "private"
+    if link:
+        base.symlink_to("/etc")
+    else:
+        base.mkdir()
+        (base / "101").symlink_to("/etc")
+    with pytest.raises(exception.CommandRefused, match="could be changed by others"):
+        executor.call(
+            "read_file", base=str(base), ctid="101", sub="", path="shadow", limit=9999
+        )
+
+
+@pytest.fixture
+def slow(directory: pathlib.Path) -> pathlib.Path:
+    return directory / f"slow-{os.environ['OVZ_PRIVILEGE']}"
+
+
+def _lives(pid: str) -> bool:
+    try:
+        stat = pathlib.Path("/proc", pid, "stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+
+
+def test_the_end_of_a_commands_time_ends_its_descendants(
+    helper: str, slow: pathlib.Path
+) -> None:
+    with pytest.raises(exception.CommandTimedOut):
+        _executor(helper, slow).run("vzctl", "stop", "101", timeout=5)
+    noted = [*slow.glob("parent.*"), *slow.glob("child.*")]
+    assert len(noted) == 2
+    assert [path for path in noted if _lives(path.suffix[1:])] == []
+
+
+def test_twenty_slow_commands_run_at_once(helper: str, slow: pathlib.Path) -> None:
+    executor = _executor(helper, slow)
+
+    def status(ctid: int) -> int:
+        return executor.run("vzctl", "status", str(ctid), timeout=90).returncode
+
+    with concurrent.futures.ThreadPoolExecutor(20) as pool:
+        codes = list(pool.map(status, range(101, 121)))
+    assert codes == [0] * 20
+
+
+def test_sudo_permits_nothing_but_rootwrap(helper: str) -> None:
+    sudo, *rootwrap = shlex.split(helper)
+
+    def code(*argv: str) -> int:
+        done = subprocess.run(
+            [sudo, "-n", *argv], capture_output=True, stdin=subprocess.DEVNULL
+        )
+        return done.returncode
+
+    assert code("id") == 1
+    assert code(*rootwrap, "id") == 99
+    assert code(*rootwrap, "vzctl", "--version") == 99
+
+
+def test_a_helper_that_is_not_permitted_is_told() -> None:
+    executor = utils.Executor("rootwrap", "sudo nova-rootwrap /etc/other.conf")
+    with pytest.raises(exception.PrivilegeError, match="sudoers"):
+        executor.check()

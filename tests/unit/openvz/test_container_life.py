@@ -1,0 +1,378 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The model, over simulated nodes of both families."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ovznovadriver import exception
+from ovznovadriver.openvz import metadata, vzctl, vzlist
+from ovznovadriver.openvz.container import OvzContainer
+from tests import support
+
+State = vzlist.State
+UUID, OTHER_UUID = support.UUID, support.OTHER_UUID
+
+
+def tag(uuid):
+    return metadata.encode(metadata.Tag(support.HOST, "instance-00000007", "7", uuid))
+
+
+# -- what is left of it -------------------------------------------------------------
+
+
+def test_there_are_no_remains_of_what_never_was(node):
+    assert OvzContainer.find_remains(node, UUID) is None
+
+
+def test_a_container_without_a_tag_is_found_by_its_claim_or_its_ctid(sim, node, image):
+    container = support.create(node, image)
+    support.describe(sim, container.ovz_id, "mine")
+
+    remains = OvzContainer.find_remains(node, UUID)
+
+    assert (remains.ovz_id, remains.uuid) == (container.ovz_id, UUID)
+    assert remains.state is State.STOPPED
+    remains.delete()
+    assert support.traces(sim, node) == {}
+
+
+def test_a_number_that_another_instance_bears_by_now_is_left_alone(sim4, node4, image4):
+    node4.claims.claim(UUID, tuple)
+    support.foreign(sim4, image4, "101", tag(OTHER_UUID))
+
+    assert OvzContainer.find_remains(node4, UUID) is None
+
+
+def test_a_claim_without_a_container_is_a_remain(sim4, node4):
+    node4.claims.claim(UUID, tuple)
+
+    remains = OvzContainer.find_remains(node4, UUID)
+
+    with pytest.raises(exception.ContainerNotFound):
+        remains.refresh()
+    remains.delete()
+    assert support.traces(sim4, node4) == {}
+
+
+@pytest.mark.parametrize("lost", ["private", "conf", "everything"])
+def test_what_is_half_there_is_removed(sim, node, image, lost):
+    container = support.create(node, image)
+    if lost in ("private", "everything"):
+        shutil.rmtree(sim.private_dir / container.ovz_id)
+    if lost in ("conf", "everything"):
+        (sim.conf_dir / f"{container.ovz_id}.conf").unlink()
+
+    remains = OvzContainer.find_remains(node, UUID)
+    if remains is not None:
+        remains.delete()
+
+    assert support.traces(sim, node) == {}
+
+
+def test_a_running_container_is_not_removed(sim, node, image):
+    container = support.create(node, image)
+    container.start()
+
+    with pytest.raises(exception.ContainerRunning):
+        container.delete()
+    assert sim.tree(container.ovz_id).is_dir()
+    assert OvzContainer.find(node, uuid=UUID).state is State.RUNNING
+
+
+def test_a_mounted_container_is_unmounted_to_be_removed(sim, node, image):
+    container = support.create(node, image)
+    container.mount()
+    assert container.refresh() is State.MOUNTED
+
+    container.delete()
+
+    assert support.traces(sim, node) == {}
+
+
+def test_neither_groups_nor_dump_outlive_a_container(sim4, node4, image4):
+    container = support.create(node4, image4)
+    container.start()
+    container.stop()
+    group = Path(node4.paths.cgroup) / "memory" / f"vz-{container.ovz_id}"
+    group.mkdir(parents=True, exist_ok=True)
+    (sim4.dump_dir / f"Dump.{container.ovz_id}").touch()
+
+    container.delete()
+
+    assert support.traces(sim4, node4) == {}
+
+
+def test_left_overs_that_stay_are_told_and_keep_the_number(sim4, node4, image4):
+    container = support.create(node4, image4)
+    # A directory where a file is meant to be.
+    (sim4.conf_dir / "101.note").mkdir()
+
+    with pytest.raises(exception.CleanupFailed, match="left-overs of container 101"):
+        container.delete()
+    assert node4.claims.numbers() == {101}
+
+    (sim4.conf_dir / "101.note").rmdir()
+    container.delete()
+    assert support.traces(sim4, node4) == {}
+
+
+# -- life ---------------------------------------------------------------------------
+
+
+def test_a_day_of_a_container(sim, node, image):
+    container = support.create(node, image, configure=support.with_interfaces)
+    container.start(support.TAPS)
+    assert container.state is State.RUNNING
+    container.pause()
+    assert container.state is State.PAUSED
+    assert OvzContainer.find(node, uuid=UUID).state is State.PAUSED
+    container.unpause()
+    assert container.state is State.RUNNING
+    container.suspend()
+    assert container.state is State.SUSPENDED
+    container.resume()
+    assert container.state is State.RUNNING
+    container.stop()
+    assert container.state is State.STOPPED
+    container.start()
+    container.stop(fast=True)
+    assert container.refresh() is State.STOPPED
+
+
+def test_a_host_end_that_is_there_already_stops_the_start(sim4, node4, image4):
+    container = support.create(node4, image4, configure=support.with_interfaces)
+    sim4.add_nic("tap1")
+
+    with pytest.raises(exception.InterfaceMissing, match="'ip link del tap1'"):
+        container.start(support.TAPS)
+
+    assert "start" not in support.subcommands(sim4)
+
+
+def test_a_start_that_forgot_an_interface_is_a_failure(sim4, node4, image4):
+    container = support.create(node4, image4, configure=support.with_interfaces)
+    start = node4.vzctl.start
+
+    def late(ctid):
+        # Somebody makes an interface of that name in the last moment.
+        sim4.add_nic("tap1")
+        start(ctid)
+        sim4.remove_nic("tap1")
+
+    node4.vzctl.start = late
+    with pytest.raises(exception.InterfaceMissing, match="stopped again"):
+        container.start(support.TAPS)
+    assert container.refresh() is State.STOPPED
+
+
+def test_vzctl_9_adopts_a_host_end_that_is_there(sim9, node9, image9):
+    container = support.create(node9, image9, configure=support.with_interfaces)
+    sim9.add_nic("tap0")
+
+    container.start(support.TAPS)
+
+    assert container.state is State.RUNNING
+
+
+def test_a_lost_mount_point_does_not_stop_a_start(sim4, node4, image4):
+    container = support.create(node4, image4)
+    shutil.rmtree(sim4.root_dir / "101", ignore_errors=True)
+
+    container.start()
+
+    assert container.state is State.RUNNING
+
+
+def test_a_dump_is_discarded_where_nobody_asked_for_it(sim, node, image):
+    container = support.create(node, image)
+    container.start()
+    container.suspend()
+
+    container.discard_dump()
+
+    assert container.state is State.STOPPED
+
+
+def test_the_tree_of_a_plain_container_is_its_private_area(sim, node, image):
+    container = support.create(node, image)
+
+    with container.tree() as place:
+        assert (Path(*place) / "etc/passwd").is_file()
+    assert not {"mount", "umount"} & set(support.subcommands(sim))
+
+
+def test_the_tree_of_a_disk_image_is_mounted_meanwhile(tmp_path, own_privileged_side):
+    sim = support.simulated(tmp_path / "node", "4", ploop=True)
+    node = support.open_node(sim, layout="ploop")
+    container = support.create(
+        node, support.add_image(sim), diskspace_kb=(2**20, 2**20)
+    )
+    shutil.rmtree(sim.root_dir / "101", ignore_errors=True)
+
+    with container.tree() as place:
+        assert container.refresh() is State.MOUNTED
+        assert (Path(*place) / "etc/passwd").is_file()
+    assert container.refresh() is State.STOPPED
+    with pytest.raises(KeyError), container.tree():
+        raise KeyError
+    assert container.refresh() is State.STOPPED
+
+
+def test_a_container_that_is_gone_has_no_state(node, image):
+    container = support.create(node, image)
+    container.delete()
+
+    with pytest.raises(exception.ContainerNotFound):
+        container.refresh()
+
+
+# -- settings -----------------------------------------------------------------------
+
+
+def test_nothing_is_set_where_there_is_no_container(sim, node, image):
+    container = support.create(node, image)
+    container.delete()
+
+    with pytest.raises(exception.ContainerNotFound):
+        container.set_cpus(1)
+
+    assert sim.containers() == []
+    assert support.subcommands(sim).count("set") == 1
+
+
+def test_each_setter_outside_of_a_block_is_a_command(sim4, node4, image4):
+    container = support.create(node4, image4)
+    setters = {
+        container.set_numflock: ((8,), "NUMFLOCK"),
+        container.set_numfiles: ((9,), "NUMFILE"),
+        container.set_numtcpsock: ((10,), "NUMTCPSOCK"),
+        container.set_vmguarpages: ((11,), "VMGUARPAGES"),
+        container.set_privvmpages: ((12,), "PRIVVMPAGES"),
+        container.set_kmemsize: ((4096, 8192), "KMEMSIZE"),
+        container.set_cpuunits: ((777,), "CPUUNITS"),
+        container.set_cpulimit: ((50,), "CPULIMIT"),
+        container.set_cpus: ((1,), "CPUS"),
+        container.set_ioprio: ((3,), "IOPRIO"),
+        container.set_diskspace: ((1000, 2000), "DISKSPACE"),
+        container.set_iolimits: ((2**20, 100), "IOLIMIT"),
+        container.set_vswap: ((512, 256), "PHYSPAGES"),
+        container.set_hostname: (("web-1",), "HOSTNAME"),
+        container.set_nameservers: ((("10.0.0.1",),), "NAMESERVER"),
+        container.set_onboot: ((True,), "ONBOOT"),
+        container.set_vz_os_hint: (("debian-12",), "OSTEMPLATE"),
+        container.add_interfaces: ((support.VETHS,), "NETIF"),
+    }
+    for setter, (values, parameter) in setters.items():
+        before = sim4.conf("101").get(parameter)
+        setter(*values)
+        assert sim4.conf("101")[parameter] != before, parameter
+    assert support.subcommands(sim4).count("set") == 1 + len(setters)
+
+
+def test_setters_within_a_block_are_one_command(sim, node, image):
+    container = support.create(node, image)
+    sim.clear_commands()
+
+    with container.changes():
+        container.set_hostname("web-1")
+        with container.changes():
+            container.set_cpuunits(777)
+        container.add_interfaces(support.VETHS[:1])
+        container.add_interfaces(support.VETHS[1:])
+        assert sim.commands() == []
+
+    assert support.subcommands(sim) == ["set"]
+    kept = sim.conf(container.ovz_id)
+    assert (kept["HOSTNAME"], kept["CPUUNITS"]) == ("web-1", "777")
+    assert kept["NETIF"].count("ifname=eth") == 2
+
+
+def test_all_interfaces_of_a_container_keep_name_and_addresses(sim, node, image):
+    container = support.create(node, image, configure=support.with_interfaces)
+
+    netif = sim.conf(container.ovz_id)["NETIF"].split(";")
+
+    assert [sorted(part.split(",")) for part in netif] == [
+        sorted(
+            [
+                f"ifname={veth.name}",
+                f"mac={veth.mac.upper()}",
+                f"host_ifname={veth.host_ifname}",
+                f"host_mac={vzctl.HOST_MAC}",
+            ]
+        )
+        for veth in support.VETHS
+    ]
+
+
+def test_a_block_that_fails_changes_nothing(sim, node, image):
+    container = support.create(node, image)
+    sim.clear_commands()
+
+    def change_and_fail():
+        with container.changes():
+            container.set_hostname("web-1")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        change_and_fail()
+    assert sim.commands() == []
+    container.set_hostname("web-2")
+    assert sim.conf(container.ovz_id)["HOSTNAME"] == "web-2"
+
+
+def test_a_sample_is_applied_alone_also_within_a_block(sim4, node4, image4):
+    container = support.create(node4, image4)
+    sim4.clear_commands()
+
+    with container.changes():
+        container.set_cpuunits(777)
+        container.apply_config("vswap-2g")
+
+    applied, chosen = sim4.commands("vzctl", "set")
+    assert applied.argv == (
+        "vzctl",
+        "set",
+        "101",
+        "--applyconfig",
+        "vswap-2g",
+        "--save",
+    )
+    assert "--applyconfig" not in chosen.argv
+    assert sim4.conf("101")["CPUUNITS"] == "777"
+
+
+def test_a_second_copy_can_have_the_name_after_a_migration_was_prepared(
+    sim4, node4, image4
+):
+    container = support.create(node4, image4)
+
+    container.prep_for_migration()
+
+    assert sim4.conf("101")["NAME"] == f"{UUID}-migrated"
+    support.foreign(sim4, image4, "102")
+    assert sim4.run("vzctl", "set", "102", "--name", UUID, "--save").rc == 0
+
+
+def test_a_password_is_changed_in_a_running_container_only(sim, node, image):
+    container = support.create(node, image)
+    with pytest.raises(exception.ContainerNotRunning):
+        container.set_password("root", "secret-word")
+
+    container.start()
+    container.set_password("root", "secret-word")
+
+    assert sim.password_matches(container.ovz_id, "root", "secret-word")
