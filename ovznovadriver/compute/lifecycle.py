@@ -1,0 +1,458 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""A server's life: from spawn to destroy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import nova.conf
+from nova.compute import api as compute_api
+from nova.compute import power_state
+from oslo_log import log as logging
+
+from nova import context as nova_context
+from nova import exception as nova_exception
+from nova.virt import driver as nova_driver
+from nova.virt import hardware
+from ovznovadriver import exception
+from ovznovadriver.compute import (
+    drive,
+    guest,
+    host,
+    image,
+    netfiles,
+    network,
+    spec,
+    undo,
+)
+from ovznovadriver.openvz import node as ovz_node
+from ovznovadriver.openvz import resources
+from ovznovadriver.openvz.container import OvzContainer, OvzContainers
+from ovznovadriver.openvz.vzlist import State
+
+CONF = nova.conf.CONF
+LOG = logging.getLogger(__name__)
+
+POWER_STATES = {
+    State.RUNNING: power_state.RUNNING,
+    State.STOPPED: power_state.SHUTDOWN,
+    State.MOUNTED: power_state.SHUTDOWN,
+    State.SUSPENDED: power_state.SUSPENDED,
+    State.PAUSED: power_state.PAUSED,
+    State.UNKNOWN: power_state.NOSTATE,
+}
+
+#: How old, in seconds, the news may be that a container is not in the state that
+#: Nova knows: Nova acts on it.
+_NEWS_MAX_AGE = 3
+
+
+class Lifecycle:
+    """What Nova asks of a server.
+
+    :param network: its ports
+    :param images: what it is made from
+    """
+
+    def __init__(
+        self,
+        node: ovz_node.Node,
+        network: network.Network,
+        images: image.ImageCache,
+    ) -> None:
+        self._node = node
+        self._network = network
+        self._images = images
+
+    # -- what is there --------------------------------------------------------------
+
+    def _find(self, instance: Any, max_age: float = 0) -> OvzContainer:
+        try:
+            return OvzContainer.find(self._node, uuid=instance.uuid, max_age=max_age)
+        except exception.ContainerNotFound as error:
+            raise nova_exception.InstanceNotFound(instance_id=instance.uuid) from error
+
+    def list_uuids(self) -> list[str]:
+        """The UUIDs of this host's servers."""
+        found = OvzContainers.list(self._node, host.REPORT_MAX_AGE)
+        return [container.uuid for container in found if container.uuid]
+
+    def list_names(self) -> list[str]:
+        """Nova's names of this host's servers."""
+        found = OvzContainers.list(self._node, host.REPORT_MAX_AGE)
+        return [container.name for container in found if container.name]
+
+    def exists(self, instance: Any) -> bool:
+        """Whether the server has a container here, now."""
+        found = OvzContainers.list(self._node)
+        return any(container.uuid == instance.uuid for container in found)
+
+    def get_info(self, instance: Any, use_cache: bool) -> hardware.InstanceInfo:
+        """A server's power state.
+
+        :param use_cache: what is known from a look a few seconds ago will do
+        """
+        container = self._find(instance, host.REPORT_MAX_AGE if use_cache else 0)
+        if use_cache and POWER_STATES[container.state] != instance.power_state:
+            container = self._find(instance, _NEWS_MAX_AGE)
+        return hardware.InstanceInfo(
+            state=POWER_STATES[container.state], internal_id=container.ovz_id
+        )
+
+    # -- spawn ----------------------------------------------------------------------
+
+    def spawn(
+        self,
+        context: Any,
+        instance: Any,
+        image_meta: Any,
+        injected_files: Any,
+        admin_password: str | None,
+        network_info: Any,
+        block_device_info: Any,
+        power_on: bool,
+    ) -> None:
+        """Make a server's container and start it; a failure leaves nothing of it."""
+        _refuse_volumes(instance, block_device_info)
+        nics = self._network.nics(network_info)
+        guest_spec = spec.guest_from_nova(
+            instance,
+            admin_password=admin_password,
+            injected_files=injected_files,
+            drive=drive.config_drive(
+                instance,
+                network_info,
+                nics,
+                admin_password=admin_password,
+                injected_files=injected_files,
+            ),
+        )
+        flavor = _flavor(instance.flavor)
+        limits = resources.limits(flavor, host.facts(), self._node.options.sizing)
+        sample = self._sample(flavor)
+        template = self._images.prepare(context, instance, image_meta)
+
+        def configure(container: OvzContainer) -> None:
+            self._configure(container, image_meta, guest_spec, nics)
+            apply_limits(container, limits)
+
+        with undo.Undo(f"spawn of {instance.uuid}") as steps:
+            container = OvzContainer.create(
+                self._node,
+                template,
+                nova_id=str(instance.id),
+                name=instance.name,
+                uuid=instance.uuid,
+                config=sample,
+                diskspace_kb=_image_size(self._node, limits),
+                configure=configure,
+            )
+            steps.add("removing the container", container.delete)
+            with container.tree() as tree:
+                guest.prepare(self._node.executor, self._place(tree), guest_spec, nics)
+            steps.add("unplugging", self._network.unplug, instance, network_info)
+            if not power_on:
+                self._network.plug(instance, network_info)
+                return
+            # Stopped before it is removed, and also when only Neutron fails.
+            steps.add("stopping", self._halt, container)
+            with self._network.plugged(instance, network_info):
+                container.start([nic.devname for nic in nics])
+
+    def _configure(
+        self,
+        container: OvzContainer,
+        image_meta: Any,
+        guest_spec: spec.GuestSpec,
+        nics: tuple[spec.Nic, ...],
+    ) -> None:
+        container.set_hostname(guest_spec.hostname)
+        # After a boot of the host Nova says which servers start again.
+        container.set_onboot(False)
+        os_hint = image.os_hint(image_meta, self._node.options.default_os_hint)
+        if os_hint:
+            container.set_vz_os_hint(os_hint)
+        servers = tuple(str(server) for server in netfiles.name_servers(nics))
+        container.set_nameservers(servers)
+        container.add_interfaces(network.veths(nics))
+
+    def _place(self, tree: tuple[str, str, str]) -> guest.Place:
+        uid, gid = self._node.guest_ids
+        return guest.Place(*tree, uid=uid, gid=gid)
+
+    def _sample(self, flavor: resources.Flavor) -> str | None:
+        """The sample configuration that a flavor names.
+
+        :raises InvalidInput: it cannot be used
+        """
+        name = flavor.extra_specs.get("vz_config_file")
+        if name is None:
+            return None
+        try:
+            if self._node.suits(name):
+                return name
+            reason = (
+                f"vz_config_file = {name} limits memory by beancounters, and"
+                " [openvz]use_ubc is off"
+            )
+        except (exception.ConfigurationError, exception.InvalidValue) as error:
+            reason = f"vz_config_file = {name}: {error}"
+        raise nova_exception.InvalidInput(reason=reason)
+
+    # -- destroy --------------------------------------------------------------------
+
+    def destroy(
+        self,
+        instance: Any,
+        network_info: Any,
+        *,
+        destroy_disks: bool = True,
+        destroy_vifs: bool = True,
+    ) -> None:
+        """Remove all that there is of a server, be it half there or gone.
+
+        :param destroy_disks: False keeps the container, stopped
+        :param destroy_vifs: False leaves the ports plugged
+        :raises CleanupFailed: with what could not be removed; the rest is gone
+        """
+        container = OvzContainer.find_remains(self._node, instance.uuid)
+        steps: list[tuple[str, Callable[[], None]]] = []
+        if container is None:
+            LOG.info("There is no container to remove", instance=instance)
+        else:
+            # Nothing is taken from under a container that still runs.
+            self._halt(container)
+            if destroy_disks:
+                steps.append((f"container {container.ovz_id}", container.delete))
+        if destroy_vifs:
+            steps.append(
+                ("ports", lambda: self._network.unplug(instance, network_info))
+            )
+        undo.attempt_all(f"Removing server {instance.uuid}", steps)
+
+    def _halt(self, container: OvzContainer) -> None:
+        """Stop a container at once, whatever it does."""
+        try:
+            state = container.state
+        except exception.ContainerNotFound:
+            return
+        if state is State.PAUSED:
+            container.unpause()
+        if state in (State.PAUSED, State.RUNNING, State.UNKNOWN):
+            container.stop(fast=True)
+
+    # -- power ----------------------------------------------------------------------
+
+    def power_on(self, instance: Any, network_info: Any) -> None:
+        """Start a server; nothing happens to one that runs."""
+        container = self._find(instance)
+        if container.state is State.PAUSED:
+            container.unpause()
+        elif container.state is not State.RUNNING:
+            self._boot(container, instance, network_info)
+
+    def _boot(self, container: OvzContainer, instance: Any, network_info: Any) -> None:
+        """Start a container that does not run, afresh."""
+        nics = self._network.nics(network_info)
+        # start would go on from a dump, also from a former container's.
+        container.discard_dump()
+        self._network.plug(instance, network_info)
+        container.start([nic.devname for nic in nics])
+
+    def power_off(self, instance: Any, timeout: int = 0) -> None:
+        """Stop a server.
+
+        :param timeout: seconds for a clean stop; 0 kills it
+        :raises InstancePowerOffFailure: it still runs
+        """
+        container = self._find(instance)
+        if container.state is State.SUSPENDED:
+            container.discard_dump()
+        if timeout and container.state is State.RUNNING:
+            self._stop_cleanly(container, timeout)
+        self._halt(container)
+        if container.refresh() is State.MOUNTED:
+            container.umount()
+            container.refresh()
+        if container.state is not State.STOPPED:
+            raise nova_exception.InstancePowerOffFailure(
+                reason=f"container {container.ovz_id} is {container.state.value}"
+            )
+
+    @staticmethod
+    def _stop_cleanly(container: OvzContainer, timeout: float | None = None) -> None:
+        try:
+            container.stop(timeout=timeout)
+        except exception.CommandTimedOut:
+            LOG.info(
+                "Container %s did not stop in time; it is killed", container.ovz_id
+            )
+
+    def reboot(self, instance: Any, network_info: Any, hard: bool) -> None:
+        """Restart a server.
+
+        :param hard: from any state, at once; otherwise its init stops it cleanly
+        """
+        container = self._find(instance)
+        if not hard and container.state is State.RUNNING:
+            self._stop_cleanly(container)
+        self._halt(container)
+        if container.refresh() is State.MOUNTED:
+            container.umount()
+        self._boot(container, instance, network_info)
+
+    def poll_rebooting(self, instances: Any) -> None:
+        """Look after servers that Nova says have been rebooting for too long.
+
+        One that runs is left alone: its init takes its time to stop, and is killed
+        when that is over. One that does not run is started by a hard reboot.
+        """
+        for entry in instances:
+            # nova's contract suite hands over pairs with the network.
+            instance = entry[0] if isinstance(entry, tuple) else entry
+            if self._find(instance).state is not State.RUNNING:
+                LOG.warning("Rebooting hard: it did not come up", instance=instance)
+                compute_api.API().reboot(
+                    nova_context.get_admin_context(), instance, "HARD"
+                )
+
+    def pause(self, instance: Any) -> None:
+        """Freeze a server in memory."""
+        self._find(instance).pause()
+
+    def unpause(self, instance: Any) -> None:
+        """Let a paused server run on; nothing happens to one that runs."""
+        container = self._find(instance)
+        if container.state is not State.RUNNING:
+            container.unpause()
+
+    def suspend(self, instance: Any) -> None:
+        """Write a server's memory to disk and stop it.
+
+        :raises InstanceSuspendFailure: vzctl cannot; the server runs on
+        """
+        try:
+            self._find(instance).suspend()
+        except exception.CommandFailed as error:
+            raise nova_exception.InstanceSuspendFailure(reason=str(error)) from error
+
+    def resume(self, instance: Any, network_info: Any) -> None:
+        """Start a suspended server from what was written; one that runs stays so.
+
+        :raises InstanceResumeFailure: vzctl cannot
+        """
+        container = self._find(instance)
+        if container.state is State.RUNNING:
+            return
+        self._network.plug(instance, network_info)
+        try:
+            container.resume()
+        except exception.CommandFailed as error:
+            raise nova_exception.InstanceResumeFailure(reason=str(error)) from error
+
+    def resume_after_boot(self, instance: Any, network_info: Any) -> None:
+        """Bring back what ran before the host was rebooted."""
+        container = self._find(instance)
+        if container.state is State.SUSPENDED:
+            # vz's init script suspends containers at shutdown (VE_STOP_MODE).
+            self.resume(instance, network_info)
+        else:
+            self.power_on(instance, network_info)
+
+    # -- the rest -------------------------------------------------------------------
+
+    def plug_vifs(self, instance: Any, network_info: Any) -> None:
+        """Record a server's ports in Open vSwitch."""
+        self._network.nics(network_info)
+        self._network.plug(instance, network_info)
+
+    def unplug_vifs(self, instance: Any, network_info: Any) -> None:
+        """Remove a server's ports from Open vSwitch."""
+        self._network.unplug(instance, network_info)
+
+    def set_admin_password(self, instance: Any, password: str) -> None:
+        """Set root's password in a running server."""
+        self._find(instance).set_password("root", password)
+
+    def diagnostics(self, instance: Any) -> dict[str, Any]:
+        """What there is to say of a server, by vzlist's numbers."""
+        info = self._find(instance).info
+        return {
+            "ctid": info.ctid,
+            "state": info.state.value,
+            "uptime_seconds": info.uptime,
+            "processes": info.numproc,
+            "memory_kb": None if info.physpages is None else info.physpages * 4,
+            "disk_kb": info.diskspace_kb,
+        }
+
+
+def apply_limits(container: OvzContainer, limits: resources.Limits) -> None:
+    """Give a container its limits; call it within its changes()."""
+    if limits.vswap is not None:
+        container.set_vswap(limits.vswap.ram_mb, limits.vswap.swap_mb)
+    if limits.ubc is not None:
+        container.set_vmguarpages(limits.ubc.vmguarpages)
+        container.set_privvmpages(limits.ubc.privvmpages)
+        container.set_kmemsize(limits.ubc.kmemsize_barrier, limits.ubc.kmemsize_limit)
+    for value, setter in (
+        (limits.cpuunits, container.set_cpuunits),
+        (limits.cpulimit, container.set_cpulimit),
+        (limits.cpus, container.set_cpus),
+        (limits.ioprio, container.set_ioprio),
+    ):
+        if value is not None:
+            setter(value)
+    if container.node.family.has_ubc:
+        container.set_numfiles(limits.numfile or 1)
+        container.set_numflock(limits.numflock or 1)
+        container.set_numtcpsock(limits.numtcpsock or 1)
+    if limits.diskspace is not None:
+        container.set_diskspace(limits.diskspace.soft_kb, limits.diskspace.hard_kb)
+    container.set_iolimits(limits.iolimit, limits.iopslimit)
+
+
+def _flavor(flavor: Any) -> resources.Flavor:
+    return resources.Flavor(
+        memory_mb=flavor.memory_mb,
+        vcpus=flavor.vcpus,
+        root_gb=flavor.root_gb,
+        swap_mb=flavor.swap,
+        extra_specs=dict(flavor.extra_specs or {}),
+    )
+
+
+def _image_size(
+    node: ovz_node.Node, limits: resources.Limits
+) -> tuple[int, int] | None:
+    """The size of the disk image to create, where the layout is one."""
+    if node.layout != "ploop" or limits.diskspace is None:
+        return None
+    return limits.diskspace.soft_kb, limits.diskspace.hard_kb
+
+
+def _refuse_volumes(instance: Any, block_device_info: Any) -> None:
+    """:raises InvalidInput: the server is to have a disk that it cannot have"""
+    wanted = []
+    if nova_driver.block_device_info_get_mapping(block_device_info):
+        wanted.append("volumes")
+    if nova_driver.block_device_info_get_ephemerals(block_device_info) or (
+        instance.flavor.ephemeral_gb
+    ):
+        wanted.append("ephemeral disks")
+    if wanted:
+        raise nova_exception.InvalidInput(
+            reason=f"OpenVZ containers here cannot have {' or '.join(wanted)}"
+        )

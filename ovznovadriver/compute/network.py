@@ -1,0 +1,158 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Ports: plugged into Open vSwitch by os-vif, and Neutron's word awaited."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import nova.conf
+import os_vif
+from nova.network import model, os_vif_util
+from os_vif import exception as os_vif_exception
+from oslo_log import log as logging
+
+from nova import exception as nova_exception
+from ovznovadriver import exception
+from ovznovadriver.compute import spec
+from ovznovadriver.openvz import vzctl
+
+CONF = nova.conf.CONF
+LOG = logging.getLogger(__name__)
+
+
+class Network:
+    """The ports of this host's servers.
+
+    :param virtapi: Nova's, to wait for events with
+    """
+
+    def __init__(self, virtapi: Any) -> None:
+        self._virtapi = virtapi
+        os_vif.initialize()
+
+    def nics(self, network_info: Any) -> tuple[spec.Nic, ...]:
+        """A server's interfaces, in the order of its ports.
+
+        Touching network_info may raise what went wrong while Nova allocated it.
+
+        :raises NetworkUnsupported: a port of a kind that cannot be plugged
+        """
+        for vif in network_info or []:
+            if vif["type"] != model.VIF_TYPE_OVS:
+                raise exception.NetworkUnsupported(
+                    f"port {vif['id']} has vif_type {vif['type']}; only"
+                    f" {model.VIF_TYPE_OVS} (Open vSwitch, OVN) can be plugged"
+                )
+            if vif.is_hybrid_plug_enabled():
+                raise exception.NetworkUnsupported(
+                    f"port {vif['id']} asks for a hybrid plug, which is not supported:"
+                    " set firewall_driver = openvswitch in Neutron's agent"
+                )
+        return spec.nics_from_nova(network_info or [])
+
+    def plug(self, instance: Any, network_info: Any) -> None:
+        """Record the ports in Open vSwitch; one that is there already stays.
+
+        :raises VirtualInterfacePlugException: os-vif failed
+        """
+        for vif, info in self._os_vif_objects(instance, network_info):
+            try:
+                os_vif.plug(vif, info)
+            except os_vif_exception.ExceptionBase as error:
+                raise nova_exception.VirtualInterfacePlugException(
+                    f"port {vif.id} cannot be plugged: {error}"
+                ) from error
+
+    def unplug(self, instance: Any, network_info: Any) -> None:
+        """Remove the ports from Open vSwitch; each one is tried.
+
+        :raises CleanupFailed: with those that could not be removed
+        """
+        failures: list[str] = []
+        for vif, info in self._os_vif_objects(instance, network_info):
+            try:
+                os_vif.unplug(vif, info)
+            except os_vif_exception.ExceptionBase as error:
+                failures.append(f"port {vif.id}: {error}")
+        if failures:
+            raise exception.CleanupFailed("unplugging", failures)
+
+    def _os_vif_objects(self, instance: Any, network_info: Any) -> list[Any]:
+        info = os_vif_util.nova_to_osvif_instance(instance)
+        plugs = []
+        for nova_vif in network_info or []:
+            if nova_vif["type"] != model.VIF_TYPE_OVS:
+                # It was refused before anything of it was made.
+                continue
+            vif = os_vif_util.nova_to_osvif_vif(nova_vif)
+            # There is no hypervisor that would add the port, nor make a tap: vzctl
+            # makes the host's end of the veth pair under the VIF's name.
+            vif.port_profile.create_port = True
+            vif.port_profile.create_tap = False
+            plugs.append((vif, info))
+        return plugs
+
+    @contextlib.contextmanager
+    def plugged(self, instance: Any, network_info: Any) -> Iterator[None]:
+        """Plug the ports, run the block, then wait for Neutron's events.
+
+        The block starts the container: Neutron's agent sees a port only when its
+        interface is there.
+
+        :raises VirtualInterfaceCreateException: an event did not come or says that
+            it failed, and vif_plugging_is_fatal
+        """
+        try:
+            with self._virtapi.wait_for_instance_event(
+                instance,
+                self._events(network_info),
+                CONF.vif_plugging_timeout,
+                error_callback=self._failed,
+            ):
+                self.plug(instance, network_info)
+                yield
+        except nova_exception.InstanceEventTimeout as error:
+            if CONF.vif_plugging_is_fatal:
+                raise nova_exception.VirtualInterfaceCreateException() from error
+            LOG.warning(
+                "Neutron did not say within %d s that the ports are plugged; going on",
+                CONF.vif_plugging_timeout,
+                instance=instance,
+            )
+
+    @staticmethod
+    def _events(network_info: Any) -> list[tuple[str, str]]:
+        if not CONF.vif_plugging_timeout:
+            return []
+        # A port that is active already will not become so.
+        return [
+            ("network-vif-plugged", vif["id"])
+            for vif in network_info or []
+            if vif.get("active", True) is False
+        ]
+
+    @staticmethod
+    def _failed(event_name: str, instance: Any) -> None:
+        LOG.error("Neutron reported failure on event %s", event_name, instance=instance)
+        if CONF.vif_plugging_is_fatal:
+            raise nova_exception.VirtualInterfaceCreateException()
+
+
+def veths(nics: tuple[spec.Nic, ...]) -> tuple[vzctl.Veth, ...]:
+    """The interfaces as vzctl takes them."""
+    return tuple(
+        vzctl.Veth(name=nic.name, mac=nic.mac, host_ifname=nic.devname) for nic in nics
+    )

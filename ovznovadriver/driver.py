@@ -1,0 +1,228 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""OvzDriver: what Nova can ask, and who answers it.
+
+There is no logic here. A method that is missing is not supported: Nova's base class
+raises NotImplementedError for it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import nova.conf
+
+from nova.virt import driver, hardware
+from ovznovadriver.compute import errors, image, lifecycle, network
+from ovznovadriver.compute import host as ovz_host
+from ovznovadriver.openvz import node as ovz_node
+
+CONF = nova.conf.CONF
+
+
+@errors.translates
+class OvzDriver(driver.ComputeDriver):  # type: ignore[misc] # nova has no types
+    """Nova's compute driver for OpenVZ containers."""
+
+    capabilities: ClassVar[dict[str, bool]] = {
+        **driver.ComputeDriver.capabilities,
+        "supports_image_type_raw": True,
+    }
+
+    def __init__(self, virtapi: Any) -> None:
+        super().__init__(virtapi)
+        self._network = network.Network(virtapi)
+        self._node: ovz_node.Node
+        self._host: ovz_host.Host
+        self._life: lifecycle.Lifecycle
+
+    # -- the service ----------------------------------------------------------------
+
+    def init_host(self, host: str) -> None:
+        self._node = ovz_node.Node.open(host, ovz_host.node_options())
+        self._host = ovz_host.Host(self._node)
+        images = image.ImageCache(self._node)
+        self._life = lifecycle.Lifecycle(self._node, self._network, images)
+        ovz_host.clear_stale_claims(self._node)
+        ovz_host.warn_of_legacy(self._node)
+
+    def cleanup_host(self, host: str) -> None:
+        # Nothing is held open: no connection, no thread, no lock.
+        self._node.look.forget()
+
+    def get_available_nodes(self, refresh: bool = False) -> list[str]:
+        return [self._host.nodename]
+
+    def get_available_resource(self, nodename: str) -> dict[str, Any]:
+        return self._host.available_resource()
+
+    def update_provider_tree(
+        self, provider_tree: Any, nodename: str, allocations: Any = None
+    ) -> None:
+        self._host.update_provider_tree(provider_tree, nodename)
+
+    def get_host_ip_addr(self) -> str:
+        return str(CONF.my_ip)
+
+    def get_host_uptime(self) -> str:
+        return ovz_host.uptime()
+
+    def get_volume_connector(self, instance: Any) -> dict[str, Any]:
+        return ovz_host.volume_connector()
+
+    # -- what is there --------------------------------------------------------------
+
+    def list_instances(self) -> list[str]:
+        return self._life.list_names()
+
+    def list_instance_uuids(self) -> list[str]:
+        return self._life.list_uuids()
+
+    def get_num_instances(self) -> int:
+        return len(self._life.list_uuids())
+
+    def instance_exists(self, instance: Any) -> bool:
+        return self._life.exists(instance)
+
+    def get_info(self, instance: Any, use_cache: bool = True) -> hardware.InstanceInfo:
+        return self._life.get_info(instance, use_cache)
+
+    def get_diagnostics(self, instance: Any) -> dict[str, Any]:
+        return self._life.diagnostics(instance)
+
+    # -- a server's life ------------------------------------------------------------
+
+    def spawn(
+        self,
+        context: Any,
+        instance: Any,
+        image_meta: Any,
+        injected_files: Any,
+        admin_password: str | None,
+        allocations: Any,
+        network_info: Any = None,
+        block_device_info: Any = None,
+        power_on: bool = True,
+        accel_info: Any = None,
+    ) -> None:
+        self._life.spawn(
+            context,
+            instance,
+            image_meta,
+            injected_files,
+            admin_password,
+            network_info,
+            block_device_info,
+            power_on,
+        )
+
+    def destroy(
+        self,
+        context: Any,
+        instance: Any,
+        network_info: Any,
+        block_device_info: Any = None,
+        destroy_disks: bool = True,
+        destroy_secrets: bool = True,
+    ) -> None:
+        self._life.destroy(instance, network_info, destroy_disks=destroy_disks)
+
+    def cleanup(
+        self,
+        context: Any,
+        instance: Any,
+        network_info: Any,
+        block_device_info: Any = None,
+        destroy_disks: bool = True,
+        migrate_data: Any = None,
+        destroy_vifs: bool = True,
+        destroy_secrets: bool = True,
+    ) -> None:
+        self._life.destroy(
+            instance,
+            network_info,
+            destroy_disks=destroy_disks,
+            destroy_vifs=destroy_vifs,
+        )
+
+    def power_on(
+        self,
+        context: Any,
+        instance: Any,
+        network_info: Any,
+        block_device_info: Any = None,
+        accel_info: Any = None,
+        share_info: Any = None,
+    ) -> None:
+        self._life.power_on(instance, network_info)
+
+    def power_off(
+        self, instance: Any, timeout: int = 0, retry_interval: int = 0
+    ) -> None:
+        self._life.power_off(instance, timeout)
+
+    def reboot(
+        self,
+        context: Any,
+        instance: Any,
+        network_info: Any,
+        reboot_type: str,
+        block_device_info: Any = None,
+        bad_volumes_callback: Any = None,
+        accel_info: Any = None,
+        share_info: Any = None,
+    ) -> None:
+        self._life.reboot(instance, network_info, hard=reboot_type == "HARD")
+
+    def poll_rebooting_instances(self, timeout: int, instances: Any) -> None:
+        self._life.poll_rebooting(instances)
+
+    def pause(self, instance: Any) -> None:
+        self._life.pause(instance)
+
+    def unpause(self, instance: Any) -> None:
+        self._life.unpause(instance)
+
+    def suspend(self, context: Any, instance: Any) -> None:
+        self._life.suspend(instance)
+
+    def resume(
+        self,
+        context: Any,
+        instance: Any,
+        network_info: Any,
+        block_device_info: Any = None,
+        share_info: Any = None,
+    ) -> None:
+        self._life.resume(instance, network_info)
+
+    def resume_state_on_host_boot(
+        self,
+        context: Any,
+        instance: Any,
+        network_info: Any,
+        share_info: Any,
+        block_device_info: Any = None,
+    ) -> None:
+        self._life.resume_after_boot(instance, network_info)
+
+    def set_admin_password(self, instance: Any, new_pass: str) -> None:
+        self._life.set_admin_password(instance, new_pass)
+
+    # -- ports ----------------------------------------------------------------------
+
+    def plug_vifs(self, instance: Any, network_info: Any) -> None:
+        self._life.plug_vifs(instance, network_info)
+
+    def unplug_vifs(self, instance: Any, network_info: Any) -> None:
+        self._life.unplug_vifs(instance, network_info)
