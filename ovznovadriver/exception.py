@@ -67,8 +67,12 @@ class CommandFailed(OvzError):
     :ivar stderr: the end of its standard error
     """
 
-    #: How much of an output is kept for the message, in characters.
+    #: How much of an output is kept, in characters.
     TAIL = 2000
+
+    #: A longer command line is cut to its first words in the message. Nova shows a
+    #: server's owner 255 characters, and they are to hold the reason.
+    SHOWN = 60
 
     def __init__(
         self, command: str, exit_code: int | None, stdout: str = "", stderr: str = ""
@@ -81,8 +85,18 @@ class CommandFailed(OvzError):
 
     def _message(self) -> str:
         # vzctl destroy explains itself on stdout.
-        text = (self.stderr.strip() or self.stdout.strip()) or "no output"
-        return f"'{self.command}' failed with exit code {self.exit_code}: {text}"
+        said = (self.stderr.strip() or self.stdout.strip()) or "no output"
+        # The last line is the reason; warnings come before it.
+        *before, last = [line.strip() for line in said.splitlines() if line.strip()]
+        message = f"'{self.shown}' failed with exit code {self.exit_code}: {last}"
+        return f"{message} (before that: {'; '.join(before)})" if before else message
+
+    @property
+    def shown(self) -> str:
+        """The command line, cut to its first words when it is long."""
+        if len(self.command) <= self.SHOWN:
+            return self.command
+        return " ".join(self.command.split(" ")[:3]) + " …"
 
 
 class CommandTimedOut(CommandFailed):
@@ -96,7 +110,7 @@ class CommandTimedOut(CommandFailed):
 
     def _message(self) -> str:
         return (
-            f"'{self.command}' did not end within {self.seconds:g} s and was ended"
+            f"'{self.shown}' did not end within {self.seconds:g} s and was ended"
             " with all processes it had started"
         )
 

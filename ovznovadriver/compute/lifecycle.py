@@ -283,9 +283,8 @@ class Lifecycle:
         if timeout and container.state is State.RUNNING:
             self._stop_cleanly(container, timeout)
         self._halt(container)
-        if container.refresh() is State.MOUNTED:
+        if container.state is State.MOUNTED:
             container.umount()
-            container.refresh()
         if container.state is not State.STOPPED:
             raise nova_exception.InstancePowerOffFailure(
                 reason=f"container {container.ovz_id} is {container.state.value}"
@@ -309,7 +308,7 @@ class Lifecycle:
         if not hard and container.state is State.RUNNING:
             self._stop_cleanly(container)
         self._halt(container)
-        if container.refresh() is State.MOUNTED:
+        if container.state is State.MOUNTED:
             container.umount()
         self._boot(container, instance, network_info)
 

@@ -44,6 +44,17 @@ def test_a_failed_command_says_what_ran_and_what_it_said():
     assert (error.stdout, error.stderr) == ("out\n", "no init\n")
 
 
+def test_the_reason_comes_before_what_nova_cuts_off():
+    error = exception.CommandFailed(
+        "vzctl set 101 --description " + "x" * 400, 21, "", "Warning: a\n\nBad value\n"
+    )
+
+    assert str(error) == (
+        "'vzctl set 101 …' failed with exit code 21: Bad value"
+        " (before that: Warning: a)"
+    )
+
+
 @pytest.mark.parametrize(
     ("stdout", "stderr", "said"),
     [("is running\n", "", "is running"), ("out", " \n", "out"), ("", "", "no output")],

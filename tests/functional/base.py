@@ -1,0 +1,399 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""A cloud in one process: Nova's services, and a simulated node per compute host."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fixtures
+from nova.db.main import api as db
+from nova.tests import fixtures as nova_fixtures
+from nova.tests.functional import fixtures as func_fixtures
+from nova.tests.functional import integrated_helpers
+from nova.tests.functional.api import client as api_client
+from oslo_config import cfg
+from oslo_utils.fixture import uuidsentinel
+
+from nova import context as nova_context
+from nova import exception as nova_exception
+from nova import objects
+from nova import test as nova_test
+from ovznovadriver import conf as ovz_conf
+from ovznovadriver.openvz import privileged
+from tests.functional import fixtures as cloud_fixtures
+from tests.simulator.node import SimNode
+
+CONF = cfg.CONF
+ovz_conf.register_opts(CONF)
+
+#: Nova's tests forbid it; the driver asks for the node's architecture.
+REAL_UNAME = os.uname
+
+
+def simulated_node(root: Path, family: Any) -> SimNode:
+    """A fresh node; where owners can be shifted (root), containers' owners are."""
+    return SimNode(root, family, uid_offset=100000 if os.geteuid() == 0 else None)
+
+
+def node_options(node: SimNode) -> dict[str, Any]:
+    """The options that nova.conf of a simulated node has in ``[openvz]``."""
+    root = Path(node.root)
+    return {
+        "vz_conf": str(root / "etc/vz/vz.conf"),
+        "ve_conf_dir": str(node.conf_dir),
+        "names_dir": str(node.names_dir),
+        "lock_dir": str(root / "claims"),
+        "sysfs_dir": str(node.root / "sys"),
+        "program_dirs": [str(node.bin_dir)],
+    }
+
+
+def keep_test_method(case: Any, clear: Callable[[], None]) -> None:
+    """Let nova forget a test's attributes, but for the method: pytest wants it."""
+    name = case._testMethodName
+    method = case.__dict__.get(name)
+    clear()
+    if method is not None:
+        setattr(case, name, method)
+
+
+class OpenVZFunctionalTest(
+    nova_test.TestCase, integrated_helpers.PlacementInstanceHelperMixin
+):
+    """Everything from the REST API down to processes of the simulated tools.
+
+    Nothing of the driver is replaced: os-vif's plug and unplug are, and what
+    Nova's own functional tests replace (database, message bus, Keystone,
+    Glance, Neutron).
+    """
+
+    #: The family of vzctl on the nodes: "4" or "9".
+    FAMILY = "4"
+    #: The compute hosts that are started before the test.
+    HOSTS: tuple[str, ...] = ("compute1",)
+    #: Longest wait for a server to come to a state, in seconds.
+    PATIENCE = 40.0
+
+    def setUp(self) -> None:
+        self.flags(
+            api_paste_config=str(Path(sys.prefix) / "etc" / "nova" / "api-paste.ini"),
+            group="wsgi",
+        )
+        self.flags(compute_driver="openvz.OvzDriver")
+        super().setUp()
+        self.useFixture(fixtures.MonkeyPatch("os.uname", REAL_UNAME))
+        self.useFixture(
+            fixtures.MonkeyPatch(
+                "nova.virt.node.get_local_node_uuid", lambda: self._identity()
+            )
+        )
+        self._directory = Path(self.useFixture(fixtures.TempDir()).path)
+        self.nodes: dict[str, SimNode] = {}
+        self._start_neighbours()
+        self._start_control_plane()
+        self.flavor_id = self._create_flavor(
+            name="ct1.small", memory_mb=512, vcpu=1, disk=1, ephemeral=0
+        )
+        self.image_id = self.glance.add_image(cloud_fixtures.rootfs_tarball())
+        for host in self.HOSTS:
+            self.start_compute(host)
+
+    def _clear_attrs(self) -> None:
+        keep_test_method(self, super()._clear_attrs)
+
+    def _start_neighbours(self) -> None:
+        state = self._directory / "state"
+        state.mkdir()
+        self.flags(state_path=str(state))
+        self.flags(lock_path=str(self._directory / "locks"), group="oslo_concurrency")
+        self.useFixture(
+            fixtures.MockPatchObject(privileged.context, "client_mode", False)
+        )
+        self.policy = self.useFixture(nova_fixtures.RealPolicyFixture())
+        self.glance = self.useFixture(cloud_fixtures.Glance(self))
+        self.neutron = self.useFixture(cloud_fixtures.Neutron(self))
+        self.placement = self.useFixture(func_fixtures.PlacementFixture()).api
+        self.useFixture(nova_fixtures.AllServicesCurrent())
+        self.notifier = self.useFixture(nova_fixtures.NotificationFixture(self))
+
+    def _start_control_plane(self) -> None:
+        self.api_fixture = self.useFixture(
+            nova_fixtures.OSAPIFixture(api_version="v2.1")
+        )
+        self.admin_api = self.api_fixture.admin_api
+        self.admin_api.microversion = "latest"
+        self.api = self.admin_api
+        # A server that failed shows why, not that there is no other host.
+        self.flags(max_attempts=1, group="scheduler")
+        self.start_service("conductor")
+        self.scheduler = self.start_service("scheduler")
+        self.ovs = self.useFixture(cloud_fixtures.OpenVSwitch(self))
+
+    # -- nodes and compute services ------------------------------------------
+
+    @property
+    def node(self) -> SimNode:
+        """The simulated node of a test that has one."""
+        (node,) = self.nodes.values()
+        return node
+
+    def make_node(self, host: str) -> SimNode:
+        """A new simulated node for a compute host."""
+        self.nodes[host] = simulated_node(self._directory / host, self.FAMILY)
+        return self.nodes[host]
+
+    def start_compute(self, host: str) -> Any:
+        """Start (or start again) nova-compute of a host on its simulated node."""
+        node = self.nodes.get(host) or self.make_node(host)
+        self.configure(node)
+        self._acting_host = host
+        service = self._start_compute(host)
+        driver = service.manager.driver
+        (name,) = driver.get_available_nodes()
+        identities = {self._identity(): name}
+        self.useFixture(
+            fixtures.MockPatchObject(
+                driver, "get_nodenames_by_uuid", lambda refresh=False: identities
+            )
+        )
+        return service
+
+    def _identity(self) -> str:
+        """What the identity file of a host says; one process has but one file."""
+        return str(getattr(uuidsentinel, f"node_{self._acting_host}"))
+
+    def configure(self, node: SimNode) -> None:
+        """Set the options that nova.conf of a node's compute service has."""
+        self.flags(group="openvz", **node_options(node))
+
+    def restart_compute(self, host: str) -> Any:
+        """End a compute service and start a new one on the same node."""
+        self.computes.pop(host).stop()
+        return self.start_compute(host)
+
+    def driver(self, host: str | None = None) -> Any:
+        """The driver that a compute service has loaded."""
+        return self.computes[host or self.HOSTS[0]].manager.driver
+
+    def net_dir(self, node: SimNode) -> Path:
+        """Where a node lists its network interfaces, as /sys/class/net does."""
+        return node.net_dir
+
+    def node_of_instance(self, instance_uuid: str) -> SimNode:
+        """The node of the compute host that a server is on."""
+        if len(self.nodes) == 1:
+            return self.node
+        server = self.admin_api.get_server(instance_uuid)
+        return self.nodes[server["OS-EXT-SRV-ATTR:host"]]
+
+    def run_periodic(self, task: str, host: str | None = None) -> None:
+        """Run one of nova-compute's periodic tasks now."""
+        self._acting_host = host or self.HOSTS[0]
+        manager = self.computes[self._acting_host].manager
+        getattr(manager, task)(self.cell_context())
+
+    def subcommands(self, node: SimNode) -> list[str]:
+        """What vzctl was asked on a node, in order."""
+        return [command.subcommand for command in node.commands("vzctl")]
+
+    def add_container(
+        self, node: SimNode, ctid: str, *, name: str = "", description: str = ""
+    ) -> None:
+        """A stopped container on a node, as another program may have made it.
+
+        It is only a configuration file and an init: cheap, where many are wanted.
+        """
+        sample = (node.conf_dir / "ve-basic.conf-sample").read_text()
+        private = node.private_dir / ctid
+        init = private / ("fs/sbin/init" if self.FAMILY == "9" else "sbin/init")
+        init.parent.mkdir(parents=True)
+        init.touch(mode=0o755)
+        if node.uid_offset:
+            os.chown(private, node.uid_offset, node.uid_offset)
+        (node.conf_dir / f"{ctid}.conf").write_text(
+            f'{sample}\nVE_PRIVATE="{private}"\nVE_ROOT="{node.root_dir / ctid}"\n'
+            f'OSTEMPLATE="debian"\nNAME="{name}"\nDESCRIPTION="{description}"\n'
+        )
+
+    # -- servers -------------------------------------------------------------
+
+    def boot(
+        self,
+        name: str = "web-1",
+        *,
+        networks: list[dict[str, str]] | str | None = None,
+        status: str = "ACTIVE",
+        image_id: str | None = None,
+        **request: Any,
+    ) -> dict[str, Any]:
+        """Create a server by the API and wait for its state.
+
+        :param networks: as in the API; None is one port on the private network
+        :param request: further members of the request
+        """
+        if networks is None:
+            networks = [{"uuid": self.neutron.network_1["id"]}]
+        body = {
+            "name": name,
+            "imageRef": image_id or self.image_id,
+            "flavorRef": self.flavor_id,
+            "networks": networks,
+            **request,
+        }
+        server = self.api.post_server({"server": body})
+        found = self._wait_for_state_change(server, status)
+        if "adminPass" in server:
+            found["adminPass"] = server["adminPass"]
+        return found
+
+    def act(
+        self, server: dict[str, Any], action: str, arguments: Any = None
+    ) -> dict[str, Any]:
+        """Ask for a server action and wait until Nova has no task for it."""
+        self.api.post_server_action(server["id"], {action: arguments})
+        return self.settle(server)
+
+    def settle(self, server: dict[str, Any]) -> dict[str, Any]:
+        """Wait until Nova does nothing with a server any more."""
+        return self._wait_for_server_parameter(server, {"OS-EXT-STS:task_state": None})
+
+    def delete(self, server: dict[str, Any]) -> None:
+        """Delete a server by the API and wait until it is gone."""
+        self.api.delete_server(server["id"])
+        self._wait_until_deleted(server)
+
+    def fault(self, server: dict[str, Any]) -> str:
+        """What a failed server's owner is shown; Nova cuts it to 255 characters."""
+        message: str = self.api.get_server(server["id"])["fault"]["message"]
+        return message
+
+    def instance(self, server: dict[str, Any]) -> Any:
+        """Nova's own object of a server."""
+        return objects.Instance.get_by_uuid(
+            self.cell_context(), server["id"], expected_attrs=["flavor", "info_cache"]
+        )
+
+    def cell_context(self) -> Any:
+        """An administrator's context for the cell's database."""
+        context = nova_context.get_admin_context()
+        nova_context.set_target_cell(context, self.cell_mappings["cell1"])
+        return context
+
+    def container(self, server: dict[str, Any], node: SimNode | None = None) -> str:
+        """The CTID of a server's container: its UUID, or of a container so named."""
+        node = node or self.node_of_instance(server["id"])
+        found = [
+            ctid
+            for ctid in node.containers()
+            if server["id"] in (ctid, node.conf(ctid).get("NAME"))
+        ]
+        assert len(found) == 1, f"containers of {server['id']}: {found}"
+        return str(found[0])
+
+    def tree(self, server: dict[str, Any]) -> Path:
+        """The root of a server's files, as the node sees it."""
+        node = self.node_of_instance(server["id"])
+        return node.tree(self.container(server, node))
+
+    def left_on(self, node: SimNode) -> list[str]:
+        """What containers have left on a node, as paths beneath its root."""
+        root = Path(node.root)
+        places = [
+            *("vz/private", "vz/root", "vz/lock", "vz/dump", "claims", "sim/state"),
+            *("etc/vz/conf", "etc/vz/names", "sys/class/net", "ovs/ports"),
+        ]
+        return sorted(
+            str(path.relative_to(root))
+            for place in places
+            if (root / place).is_dir()
+            for path in (root / place).iterdir()
+            if not path.name.endswith("-sample") and path.name not in ("lo", ".lock")
+        )
+
+    # -- waiting: as nova's own helpers do, but without half a second a look --
+
+    def wait_until(self, what: str, look: Callable[[], Any]) -> Any:
+        """Look again and again until the answer is true; fail after PATIENCE."""
+        deadline = time.monotonic() + self.PATIENCE
+        while not (answer := look()):
+            if time.monotonic() > deadline:
+                self.fail(f"{what}: not within {self.PATIENCE:g} s")
+            time.sleep(0.05)
+        return answer
+
+    def _wait_for_server_parameter(
+        self,
+        server: dict[str, Any],
+        expected_params: dict[str, Any],
+        max_retries: int = 10,
+        api: Any = None,
+        wait_for_fault_key: bool = True,
+    ) -> dict[str, Any]:
+        api = api or self.admin_api
+        # Nova stores the fault after the state.
+        fault = wait_for_fault_key and expected_params.get("status") == "ERROR"
+        found: dict[str, Any] = {}
+        states: Any = None
+        looks = itertools.count()
+
+        def arrived() -> bool:
+            nonlocal found, states
+            # An answer of the API costs ten times what its database does, and
+            # this process is also the one that works.
+            before, states = states, self._states(server)
+            if states is not None and states == before and next(looks) % 10:
+                return False
+            found = api.get_server(server["id"])
+            if found["status"] == "ERROR" != expected_params.get("status", "ERROR"):
+                self.fail(
+                    f"the server is in ERROR: {found.get('fault', {}).get('message')}"
+                )
+            return all(found[key] == expected_params[key] for key in expected_params)
+
+        self.wait_until(f"server {server['id']} {expected_params}", arrived)
+        if fault and "fault" not in found:
+            self.wait_until("fault", lambda: "fault" in api.get_server(server["id"]))
+            found = api.get_server(server["id"])
+        return found
+
+    def _states(self, server: dict[str, Any]) -> Any:
+        """A server's states as the cell's database has them, None where it is not."""
+        try:
+            row = db.instance_get_by_uuid(self.cell_context(), server["id"], [])
+        except nova_exception.InstanceNotFound:
+            return None
+        return row.vm_state, row.task_state, row.power_state
+
+    def _wait_until_deleted(self, server: dict[str, Any]) -> None:
+        was_in_error = server.get("status") == "ERROR"
+        looks = itertools.count(1)
+
+        def gone() -> bool:
+            if self._states(server) is not None and next(looks) % 10:
+                return False
+            try:
+                status = self.admin_api.get_server(server["id"])["status"]
+            except api_client.OpenStackApiNotFoundException:
+                return True
+            if status == "ERROR" and not was_in_error:
+                self.fail("the server went to ERROR instead of going away")
+            return False
+
+        self.wait_until(f"deletion of {server['id']}", gone)
