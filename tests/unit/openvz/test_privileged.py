@@ -623,7 +623,7 @@ def test_a_root_helper_that_hangs_is_not_waited_for_for_ever(
             try:
                 executor.check()
             except exception.PrivilegeError as error:
-                print("error:", error)
+                print("error:", error, flush=True)
         os._exit(0)
         """,
     )

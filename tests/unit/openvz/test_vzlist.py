@@ -138,8 +138,9 @@ def test_a_failing_vzlist_is_no_empty_node(code):
     assert caught.value.exit_code == code
     assert caught.value.command == " ".join(ALL)
     assert caught.value.stderr == "Unknown field: x\n"
-    with pytest.raises(exception.CommandFailed, match="101"):
+    with pytest.raises(exception.CommandFailed, match="allocate") as caught:
         asked((code, "", "Error: unable to allocate 8 bytes\n")).find("101")
+    assert caught.value.command == " ".join((*ALL, "101"))
 
 
 def test_not_found_is_an_answer_to_a_question_about_one_container_only():
