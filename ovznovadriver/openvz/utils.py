@@ -24,7 +24,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from ovznovadriver import exception
-from ovznovadriver.openvz import command, privileged
+from ovznovadriver.openvz import command, privileged, privsep
 
 LOG = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class Executor:
     """Runs commands, as this user or as root, and the file verbs as root.
 
     As root means: directly when this process is root, or is its own privileged
-    side (``privileged.context.set_client_mode(False)``); otherwise as
+    side (``privsep.context.set_client_mode(False)``); otherwise as
     ``privilege`` says. No command is ever run again by itself, with one
     exception: a vzctl that found the container locked has done nothing, and is
     tried again until ``lock_wait`` is over.
@@ -110,7 +110,7 @@ class Executor:
     @property
     def direct(self) -> bool:
         """Whether commands for root are run by this very process."""
-        return os.geteuid() == 0 or not privileged.context.client_mode
+        return os.geteuid() == 0 or not privsep.context.client_mode
 
     def run(
         self,
@@ -203,7 +203,7 @@ class Executor:
         if user != 0 and not self.direct:
             raise exception.PrivilegeError(
                 f"the privileged side runs as user {user} instead of root: remove"
-                f" 'user' from [{privileged.CONFIG_SECTION}], and have the root"
+                f" 'user' from [{privsep.CONFIG_SECTION}], and have the root"
                 " helper run as root"
             )
 
@@ -270,7 +270,7 @@ class Executor:
         if self._privilege == ROOTWRAP:
             return self._rootwrap(["call", verb], privileged.encode(kwargs), timeout)
         limit = timeout + _GRACE
-        return privileged.result(privileged.ask_daemon(verb, kwargs, timeout=limit))
+        return privileged.result(privsep.ask_daemon(verb, kwargs, timeout=limit))
 
     def _rootwrap(self, args: Sequence[str], stdin: bytes, timeout: float) -> Any:
         """Run ovz-privileged by the root helper; what it replies."""

@@ -35,7 +35,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from ovznovadriver.openvz import metadata, privileged, vzlist
+from ovznovadriver.openvz import metadata, privsep, vzlist
 from ovznovadriver.openvz import node as ovz_node
 from ovznovadriver.openvz import vzctl as ovz_vzctl
 from ovznovadriver.openvz.container import OvzContainer, OvzContainers
@@ -150,7 +150,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=7, help="of each (default: 7)")
     runs = parser.parse_args().runs
     if os.geteuid() != 0:
-        privileged.context.set_client_mode(False)
+        privsep.context.set_client_mode(False)
     print(f"{'':<20} {'family':<7} {'model ms':>9} {'bare ms':>9} {'ratio':>6}")
     with tempfile.TemporaryDirectory(prefix="ovz-bench-") as directory:
         for family in ("4", "9"):

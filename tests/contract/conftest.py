@@ -37,7 +37,7 @@ import pytest
 from oslo_privsep import priv_context
 
 from ovznovadriver import exception
-from ovznovadriver.openvz import container, metadata, privileged
+from ovznovadriver.openvz import container, metadata, privsep
 from ovznovadriver.openvz import node as ovz_node
 from ovznovadriver.openvz import vzctl as ovz_vzctl
 from tests.contract import rootfs
@@ -71,7 +71,7 @@ def place(
 ) -> Place:
     """Where the test runs."""
     if WAY is None:
-        monkeypatch.setattr(privileged.context, "client_mode", False)
+        monkeypatch.setattr(privsep.context, "client_mode", False)
     else:
         priv_context.init(shlex.split(os.environ["OVZ_PRIVILEGE_HELPER"]))
     if request.param == "real":

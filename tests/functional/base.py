@@ -36,7 +36,7 @@ from nova import exception as nova_exception
 from nova import objects
 from nova import test as nova_test
 from ovznovadriver import conf as ovz_conf
-from ovznovadriver.openvz import privileged
+from ovznovadriver.openvz import privsep
 from tests.functional import fixtures as cloud_fixtures
 from tests.simulator.node import SimNode
 
@@ -123,9 +123,7 @@ class OpenVZFunctionalTest(
         state.mkdir()
         self.flags(state_path=str(state))
         self.flags(lock_path=str(self._directory / "locks"), group="oslo_concurrency")
-        self.useFixture(
-            fixtures.MockPatchObject(privileged.context, "client_mode", False)
-        )
+        self.useFixture(fixtures.MockPatchObject(privsep.context, "client_mode", False))
         self.policy = self.useFixture(nova_fixtures.RealPolicyFixture())
         self.glance = self.useFixture(cloud_fixtures.Glance(self))
         self.neutron = self.useFixture(cloud_fixtures.Neutron(self))

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from ovznovadriver.openvz import node as ovz_node
-from ovznovadriver.openvz import privileged
+from ovznovadriver.openvz import privsep
 from tests import support
 from tests.simulator.node import SimNode
 
@@ -27,7 +27,7 @@ from tests.simulator.node import SimNode
 @pytest.fixture
 def own_privileged_side(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is to be done as root is done by this process, whoever it is."""
-    monkeypatch.setattr(privileged.context, "client_mode", False)
+    monkeypatch.setattr(privsep.context, "client_mode", False)
 
 
 @pytest.fixture(params=["4", "9"], ids=["vzctl4", "vzctl9"])

@@ -38,7 +38,7 @@ from nova import objects
 from nova import test as nova_test
 from nova.virt import driver as nova_driver
 from ovznovadriver import driver
-from ovznovadriver.openvz import privileged
+from ovznovadriver.openvz import privsep
 from tests.functional import base
 from tests.functional import fixtures as cloud_fixtures
 from tests.simulator.node import SimNode
@@ -100,9 +100,7 @@ class _Contract(_Suite):
         self.flags(state_path=str(root))
         self.flags(group="openvz", **base.node_options(self.node))
         self.useFixture(fixtures.MonkeyPatch("os.uname", base.REAL_UNAME))
-        self.useFixture(
-            fixtures.MockPatchObject(privileged.context, "client_mode", False)
-        )
+        self.useFixture(fixtures.MockPatchObject(privsep.context, "client_mode", False))
         cloud = SimpleNamespace(nodes={}, node_of_instance=lambda uuid: self.node)
         self.useFixture(cloud_fixtures.OpenVSwitch(cloud))
         # The config drive names the server's security groups.

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from ovznovadriver import exception
-from ovznovadriver.openvz import metadata, privileged, vzctl, vzlist
+from ovznovadriver.openvz import metadata, privsep, vzctl, vzlist
 from ovznovadriver.openvz.container import OvzContainer, OvzContainers
 from tests import support
 from tests.simulator.node import SimNode
@@ -336,7 +336,7 @@ def test_memory_in_use_is_what_vzlist_says_of_ours(sim4, node4, image4):
 
 def live_and_die(root, family, image, numbers, ready, results):
     """What each of the processes does: make containers, and remove them."""
-    privileged.context.set_client_mode(False)
+    privsep.context.set_client_mode(False)
     node = support.open_node(SimNode(Path(root), family))
     uuids = [f"5d35cf5b-8d1c-4a0e-9b0e-6f8d5f1c0c{n:02x}" for n in numbers]
     made = [support.create(node, image, uuid) for uuid in uuids]

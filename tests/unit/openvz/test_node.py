@@ -19,7 +19,7 @@ import pytest
 
 from ovznovadriver import exception
 from ovznovadriver.openvz import node as ovz_node
-from ovznovadriver.openvz import privileged, resources, vzctl
+from ovznovadriver.openvz import privsep, resources, vzctl
 from tests import support
 
 
@@ -346,7 +346,7 @@ def test_a_failing_vzlist_is_no_empty_node(sim):
 def unprivileged(monkeypatch):
     """This process is not root, nor its own privileged side."""
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(privileged.context, "client_mode", True)
+    monkeypatch.setattr(privsep.context, "client_mode", True)
 
 
 def helper(sim, text):

@@ -14,24 +14,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import os
 import pathlib
 import signal
 import subprocess
 import sys
-import textwrap
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, strategies
-from oslo_privsep import comm, daemon
 
 from ovznovadriver import exception
 from ovznovadriver.openvz import permit, privileged, rootfs
+from tests.unit.openvz.processes import Pids, lives
 
 ENV = {"PATH": "/usr/bin:/bin"}
 PROJECT = pathlib.Path(__file__).parents[3]
@@ -41,44 +37,6 @@ LONG = 100.0
 def _shell(script: str, *args: str, **kwargs: object) -> privileged.Completed:
     options = {"timeout": LONG, "env": ENV, **kwargs}
     return privileged.run_process(["/bin/sh", "-c", script, "sh", *args], **options)
-
-
-def _lives(pid: int) -> bool:
-    try:
-        stat = pathlib.Path(f"/proc/{pid}/stat").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return stat.rpartition(b")")[2].split()[0] not in (b"Z", b"X")
-
-
-class Pids:
-    """Where scripts leave their process ids."""
-
-    def __init__(self, directory: pathlib.Path) -> None:
-        self.directory = directory
-
-    def wait_for(self, count: int) -> list[int]:
-        for _ in range(6000):
-            found = self.known()
-            if len(found) >= count:
-                return found
-            time.sleep(0.01)
-        raise AssertionError(f"only {found} of {count} processes have started")
-
-    def known(self) -> list[int]:
-        return [int(path.name) for path in self.directory.glob("[0-9]*")]
-
-
-@pytest.fixture
-def pids(tmp_path: pathlib.Path) -> Iterator[Pids]:
-    directory = tmp_path / "pids"
-    directory.mkdir()
-    pids = Pids(directory)
-    yield pids
-    for pid in pids.known():
-        if _lives(pid):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture
@@ -181,7 +139,7 @@ def test_an_output_that_fits_is_kept_unchanged(chunks: list[bytes], kept: int) -
 def test_a_daemon_that_holds_the_output_is_not_waited_for(pids: Pids) -> None:
     done = _shell('sleep 1000 & touch "$1/$!"; echo started', str(pids.directory))
     assert done == privileged.Completed(0, "started\n", "", False)
-    assert _lives(pids.wait_for(1)[0])
+    assert lives(pids.wait_for(1)[0])
 
 
 def test_a_daemon_that_goes_on_writing_is_not_waited_for(pids: Pids) -> None:
@@ -217,7 +175,7 @@ def test_the_end_takes_all_descendants_with_it(
 ) -> None:
     time_is_over(lambda: pids.wait_for(7))
     assert _shell(_TREE, str(pids.directory)).timed_out
-    assert [pid for pid in pids.known() if _lives(pid)] == []
+    assert [pid for pid in pids.known() if lives(pid)] == []
 
 
 def test_all_descendants_are_stopped_before_one_is_ended(
@@ -252,7 +210,7 @@ def test_descendants_that_multiply_are_ended_too(
     """
     time_is_over(lambda: pids.wait_for(10))
     assert _shell(script, str(pids.directory)).timed_out
-    assert [pid for pid in pids.known() if _lives(pid)] == []
+    assert [pid for pid in pids.known() if lives(pid)] == []
 
 
 def test_the_processes_of_other_commands_are_left_alone(
@@ -261,7 +219,7 @@ def test_the_processes_of_other_commands_are_left_alone(
     _shell('setsid sleep 1000 & touch "$1/$!"', str(pids.directory))
     time_is_over(lambda: None)
     assert _shell("sleep 1000").timed_out
-    assert _lives(pids.wait_for(1)[0])
+    assert lives(pids.wait_for(1)[0])
 
 
 def test_a_caller_that_is_interrupted_leaves_nothing_behind(
@@ -274,7 +232,7 @@ def test_a_caller_that_is_interrupted_leaves_nothing_behind(
     monkeypatch.setattr(privileged, "_wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         _shell('touch "$1/$$"; exec sleep 1000', str(pids.directory))
-    assert [pid for pid in pids.known() if _lives(pid)] == []
+    assert [pid for pid in pids.known() if lives(pid)] == []
 
 
 def test_what_cannot_be_ended_is_given_up(
@@ -426,340 +384,6 @@ def test_errors_that_need_more_than_a_message_arrive_as_their_root() -> None:
         privileged.result(reply)
 
 
-# --- the daemon: each test in a process of its own ---------------------------
-
-_PREAMBLE = """
-import logging, os, pathlib, sys, threading
-from oslo_config import cfg
-from oslo_privsep import priv_context
-from ovznovadriver import exception
-from ovznovadriver.openvz import permit, privileged, utils
-
-directory = pathlib.Path(sys.argv[1])
-cfg.CONF([])
-# The stand-ins lie in a directory of the tests, and the tests may be root.
-permit.check_trusted_path = lambda path, missing=False: path
-utils.Executor.direct = property(lambda self: False)
-if os.geteuid() != 0:
-    cfg.CONF.set_override("capabilities", [], group=privileged.CONFIG_SECTION)
-
-def fork_daemon():
-    privileged.context.start(priv_context.Method.FORK)
-
-executor = utils.Executor(program_dirs=[str(directory)], timeout=60, lock_wait=0)
-"""
-
-
-def _script(directory: pathlib.Path, text: str, *options: str) -> str:
-    done = subprocess.run(
-        [
-            sys.executable,
-            *options,
-            "-c",
-            _PREAMBLE + textwrap.dedent(text),
-            str(directory),
-        ],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-def _stand_in(directory: pathlib.Path, text: str, name: str = "vzctl") -> None:
-    program = directory / name
-    program.write_text(f"#!/bin/sh\ncd {directory}\n{text}")
-    program.chmod(0o755)
-
-
-def test_twenty_slow_commands_run_at_once_in_the_daemon(tmp_path: pathlib.Path) -> None:
-    # None of them ends before all twenty have started.
-    _stand_in(
-        tmp_path,
-        "touch started.$2\n"
-        "until [ $(ls | grep -c started) = 20 ]; do sleep 0.05; done\n",
-    )
-    output = _script(
-        tmp_path,
-        """
-        fork_daemon()
-        codes = []
-        threads = [
-            threading.Thread(
-                target=lambda n=n: codes.append(executor.run("vzctl", "status", str(n)))
-            )
-            for n in range(101, 121)
-        ]
-        [thread.start() for thread in threads]
-        [thread.join() for thread in threads]
-        print("codes", [done.returncode for done in codes])
-        """,
-    )
-    assert f"codes {[0] * 20}" in output
-
-
-def test_secrets_reach_no_log_of_the_daemon(tmp_path: pathlib.Path) -> None:
-    _stand_in(tmp_path, 'read line; echo "got $line"; echo "on $line" >&2; exit 3\n')
-    output = _script(
-        tmp_path,
-        """
-        logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
-        private = directory / "private" / "101"
-        private.mkdir(parents=True)
-        fork_daemon()
-        cmd = ["vzctl", "exec2", "101", "chpasswd"]
-        done = executor.run(*cmd, stdin="s3cret-in", secrets=["s3cret-in"])
-        print("masked", done.returncode, done.stdout.strip(), done.stderr.strip())
-        place = {"base": str(private.parent), "ctid": "101", "sub": ""}
-        owner = {"uid": os.getuid(), "gid": os.getgid()}
-        shadow = {"path": "shadow", "content": b"s3cret-file", "mode": 0o600, **owner}
-        executor.call("write_files", **place, files=[shadow])
-        content = executor.call("read_file", **place, path="shadow", limit=99)
-        print("same", content == b"s3cret-file")
-        """,
-    )
-    assert "masked 3 got *** on ***" in output
-    assert "same True" in output
-    assert "privsep: reply" in output  # the log that is meant does exist
-    assert "s3cret" not in output
-    assert "czNjcmV0" not in output  # the same in base64
-
-
-def test_the_daemon_ends_a_command_with_all_descendants(
-    tmp_path: pathlib.Path, pids: Pids
-) -> None:
-    _stand_in(
-        tmp_path,
-        "cd pids\n(setsid sh -c 'touch $$; exec sleep 1000' &)\ntouch $$\nsleep 1000\n",
-    )
-    output = _script(
-        tmp_path,
-        """
-        import time
-        def wait(*args):
-            while len(os.listdir(directory / "pids")) < 2:
-                time.sleep(0.01)
-            return False
-        privileged._wait = wait
-        fork_daemon()
-        try:
-            executor.run("vzctl", "stop", "101")
-        except exception.CommandTimedOut as error:
-            print(error)
-        """,
-    )
-    assert "was ended with all processes it had started" in output
-    assert len(pids.known()) == 2
-    assert [pid for pid in pids.known() if _lives(pid)] == []
-
-
-def test_a_command_is_not_run_again_when_the_daemon_dies(
-    tmp_path: pathlib.Path,
-) -> None:
-    _stand_in(tmp_path, "echo run >> runs\nkill -KILL $PPID\nsleep 1\n")
-    output = _script(
-        tmp_path,
-        """
-        fork_daemon()
-        try:
-            executor.run("vzctl", "start", "101")
-        except exception.PrivilegeError as error:
-            print("error:", error)
-        """,
-    )
-    assert "error: the privsep daemon has ended" in output
-    assert (tmp_path / "runs").read_text() == "run\n"
-
-
-def test_the_daemon_is_started_again_for_the_next_command(
-    tmp_path: pathlib.Path,
-) -> None:
-    _stand_in(tmp_path, "echo by $PPID\n")
-    output = _script(
-        tmp_path,
-        """
-        start = privileged.context.start
-        privileged.context.start = lambda: start(priv_context.Method.FORK)
-        first = executor.run("vzctl", "status", "101").stdout
-        privileged.context.channel.close()
-        second = executor.run("vzctl", "status", "101").stdout
-        print("two daemons", first != second)
-        """,
-    )
-    assert "two daemons True" in output
-
-
-def test_a_daemon_that_cannot_start_is_told_with_its_command(
-    tmp_path: pathlib.Path,
-) -> None:
-    output = _script(
-        tmp_path,
-        """
-        priv_context.init(["/bin/false"])
-        try:
-            executor.check()
-        except exception.PrivilegeError as error:
-            print("error:", error)
-        """,
-    )
-    assert "error: the privsep daemon cannot be started" in output
-    assert "'/bin/false privsep-helper" in output
-    assert "sudoers" in output
-
-
-def test_a_root_helper_that_hangs_is_not_waited_for_for_ever(
-    tmp_path: pathlib.Path, pids: Pids
-) -> None:
-    _stand_in(tmp_path, "touch pids/$$; exec sleep 1000 >/dev/null 2>&1\n", "sudo")
-    output = _script(
-        tmp_path,
-        """
-        privileged.START_LIMIT = 0.5
-        priv_context.init([str(directory / "sudo")])
-        for _ in range(2):
-            try:
-                executor.check()
-            except exception.PrivilegeError as error:
-                print("error:", error, flush=True)
-        os._exit(0)
-        """,
-    )
-    assert output.count("error: the privsep daemon did not start within 0.5 s") == 2
-    assert len(pids.wait_for(1)) == 1
-
-
-class _Channel:
-    running = True
-
-
-@pytest.fixture
-def starts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What was done to the context, which has no daemon yet."""
-    done: list[str] = []
-
-    def start() -> None:
-        done.append("start")
-        privileged.context.channel = _Channel()
-
-    monkeypatch.setattr(privileged, "_STARTER", privileged._Starter())
-    monkeypatch.setattr(privileged.context, "channel", None)
-    monkeypatch.setattr(privileged.context, "start", start)
-    monkeypatch.setattr(privileged.context, "stop", lambda: done.append("stop"))
-    return done
-
-
-def _answered(monkeypatch: pytest.MonkeyPatch, error: Exception | None) -> object:
-    def request(sent: bytes, *, _wrap_timeout: float) -> bytes:
-        if error:
-            raise error
-        assert _wrap_timeout == 5
-        asked = privileged.decode(sent)
-        return privileged.serve(asked["verb"], asked["kwargs"])
-
-    monkeypatch.setattr(privileged, "privsep_request", request)
-    return privileged.result(privileged.ask_daemon("ping", {}, timeout=5))
-
-
-def test_the_daemon_is_started_once(
-    monkeypatch: pytest.MonkeyPatch, starts: list[str]
-) -> None:
-    assert _answered(monkeypatch, None) == os.geteuid()
-    assert _answered(monkeypatch, None) == os.geteuid()
-    assert starts == ["start"]
-
-
-def test_a_dead_daemon_is_cleared_away_first(
-    monkeypatch: pytest.MonkeyPatch, starts: list[str]
-) -> None:
-    _answered(monkeypatch, None)
-    monkeypatch.setattr(privileged.context.channel, "running", False)
-    _answered(monkeypatch, None)
-    assert starts == ["start", "stop", "start"]
-
-
-@pytest.mark.parametrize(
-    ("error", "told"),
-    [
-        (comm.PrivsepTimeout(), "did not answer within 5 s"),
-        (OSError("premature eof"), "has ended: premature eof"),
-        (daemon.FailedToDropPrivileges("no"), "has ended: no"),
-    ],
-)
-def test_a_daemon_that_does_not_answer_is_told(
-    monkeypatch: pytest.MonkeyPatch, starts: list[str], error: Exception, told: str
-) -> None:
-    with pytest.raises(exception.PrivilegeError, match=told):
-        _answered(monkeypatch, error)
-
-
-def test_a_failed_start_is_tried_again_by_the_next_call(
-    monkeypatch: pytest.MonkeyPatch, starts: list[str]
-) -> None:
-    def failing() -> None:
-        raise daemon.FailedToDropPrivileges("exited non-zero (1)")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(privileged.context, "start", failing)
-        with pytest.raises(exception.PrivilegeError, match="non-zero") as caught:
-            _answered(monkeypatch, None)
-        assert "privsep-helper" in str(caught.value)
-    assert _answered(monkeypatch, None) == os.geteuid()
-
-
-def test_a_start_that_hangs_is_not_doubled(
-    monkeypatch: pytest.MonkeyPatch, starts: list[str]
-) -> None:
-    end = threading.Event()
-    begun = []
-
-    def hanging() -> None:
-        begun.append(1)
-        end.wait(LONG)
-
-    monkeypatch.setattr(privileged, "START_LIMIT", 0.05)
-    monkeypatch.setattr(privileged.context, "start", hanging)
-    try:
-        for _ in range(3):
-            with pytest.raises(exception.PrivilegeError, match="did not start"):
-                _answered(monkeypatch, None)
-    finally:
-        end.set()
-    assert begun == [1]
-
-
-def test_a_reply_does_not_show_in_a_log() -> None:
-    umask = os.umask(0o022)
-    try:
-        reply = privileged.privsep_request.args[0](
-            privileged.encode({"verb": "ping", "kwargs": {}})
-        )
-    finally:
-        os.umask(umask)
-    assert privileged.result(reply) == os.geteuid()
-    assert repr((4, reply)) == f"(4, <{len(reply)} bytes>)"
-
-
-def test_the_daemon_has_threads_for_many_commands() -> None:
-    # In a process of its own: fixtures of other tests reset options to their
-    # first defaults.
-    code = (
-        "from ovznovadriver.openvz import privileged;"
-        "print(privileged.context.conf.thread_pool_size)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert int(done.stdout) >= 64
-
-
-def test_the_daemon_finds_its_entry_point() -> None:
-    assert privileged.context.is_entrypoint(privileged.privsep_request)
-    assert privileged.context.pypath == "ovznovadriver.openvz.privileged.context"
-
-
 _EVENTLET = """
 import eventlet
 eventlet.monkey_patch()
@@ -806,4 +430,4 @@ def test_commands_run_under_eventlet(tmp_path: pathlib.Path, pids: Pids) -> None
     assert "input 1000000" in done.stdout
     assert "daemon on" in done.stdout
     assert "late True" in done.stdout
-    assert sum(map(_lives, pids.wait_for(2))) == 1
+    assert sum(map(lives, pids.wait_for(2))) == 1

@@ -26,7 +26,7 @@ import types
 import pytest
 
 from ovznovadriver import exception
-from ovznovadriver.openvz import privileged, utils
+from ovznovadriver.openvz import privileged, privsep, utils
 
 PROJECT = pathlib.Path(__file__).parents[3]
 SECRET = "s3cret-word"
@@ -34,7 +34,7 @@ SECRET = "s3cret-word"
 
 @pytest.fixture(autouse=True)
 def _own_privileged_side(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(privileged.context, "client_mode", False)
+    monkeypatch.setattr(privsep.context, "client_mode", False)
 
 
 @pytest.fixture
@@ -261,14 +261,14 @@ def test_root_and_its_own_privileged_side_need_no_helper(
     monkeypatch: pytest.MonkeyPatch, uid: int, client: bool, direct: bool
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: uid)
-    monkeypatch.setattr(privileged.context, "client_mode", client)
+    monkeypatch.setattr(privsep.context, "client_mode", client)
     assert utils.Executor().direct is direct
 
 
 def test_the_privileged_side_must_be_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(utils.Executor, "direct", False)
     monkeypatch.setattr(
-        privileged, "ask_daemon", lambda *_a, **_k: privileged.encode({"value": 1000})
+        privsep, "ask_daemon", lambda *_a, **_k: privileged.encode({"value": 1000})
     )
     with pytest.raises(exception.PrivilegeError, match="runs as user 1000"):
         utils.Executor().check()

@@ -1,0 +1,37 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Fixtures of the tests that start processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from tests.unit.openvz.processes import Pids, lives
+
+
+@pytest.fixture
+def pids(tmp_path: pathlib.Path) -> Iterator[Pids]:
+    directory = tmp_path / "pids"
+    directory.mkdir()
+    pids = Pids(directory)
+    yield pids
+    for pid in pids.known():
+        if lives(pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
