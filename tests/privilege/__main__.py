@@ -223,6 +223,9 @@ def run(user: str, directory: pathlib.Path, way: str, options: list[str]) -> int
     pytest += ["--basetemp", f"{home}/{way}", "tests/privilege", "tests/contract"]
     # These hold the simulator against recordings; no command goes by way of root.
     pytest.append("--ignore=tests/contract/test_recordings.py")
+    # Tests of one module share what the user left on a node; by rootwrap, where each
+    # command starts three programs, a second worker saves minutes.
+    pytest += ["-n", os.environ.get("OVZ_TEST_WORKERS", "2"), "--dist", "loadfile"]
     print(f"== as {user}, by {way}", flush=True)
     argv = [*_become(user), *pytest, *options]
     return subprocess.run(argv, cwd=PROJECT, env=env, check=False).returncode
