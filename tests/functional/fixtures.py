@@ -273,12 +273,12 @@ class OpenVSwitch(fixtures.Fixture):
     #: How often the agent looks, in seconds.
     INTERVAL = 0.02
 
-    def __init__(self, cloud: Any) -> None:
+    def __init__(self, cloud: Any, *, agent_works: bool = True) -> None:
         super().__init__()
         self._cloud = cloud
         self._stopped = threading.Event()
         #: Cleared by a test in which Neutron stays silent.
-        self.agent_works = True
+        self.agent_works = agent_works
         #: What plug raises, in a test that lets os-vif fail.
         self.failure: Exception | None = None
         #: What os-vif was asked, in order.

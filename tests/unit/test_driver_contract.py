@@ -102,7 +102,7 @@ class _Contract(_Suite):
         self.useFixture(fixtures.MonkeyPatch("os.uname", base.REAL_UNAME))
         self.useFixture(fixtures.MockPatchObject(privsep.context, "client_mode", False))
         cloud = SimpleNamespace(nodes={}, node_of_instance=lambda uuid: self.node)
-        self.useFixture(cloud_fixtures.OpenVSwitch(cloud))
+        self.useFixture(cloud_fixtures.OpenVSwitch(cloud, agent_works=False))
         # The config drive names the server's security groups.
         self.useFixture(cloud_fixtures.Neutron(self))
         self.glance = self.useFixture(cloud_fixtures.Glance(self))
