@@ -207,6 +207,22 @@ class BootTests:
         ]
         return sorted(ports, key=lambda port: addresses.index(port["mac_address"]))
 
+    def test_a_rebuild_makes_the_tree_anew(self) -> None:
+        server = self.boot("web-1")
+        planted = self.tree(server) / "etc" / "planted"
+        planted.write_text("of the old tree")
+
+        image = server["image"]["id"]
+        self.act(server, "rebuild", {"imageRef": image, "adminPass": "another-1"})
+
+        found = self.api.get_server(server["id"])
+        assert found["status"] == "ACTIVE"
+        ctid = self.container(server)
+        assert not (self.tree(server) / "etc" / "planted").exists()
+        assert len(self.node.containers()) == 1
+        assert set(self.ovs.ports(self.node)) == self.ovs.interfaces(self.node)
+        assert self.node.state(ctid) == "running"
+
     def _assert_no_template(self) -> None:
         assert list(self.node.template_dir.glob("[!.]*")) == []
         assert list(self.node.template_dir.rglob("*.part")) == []
