@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ SIMULATOR = Path(__file__).resolve().parent
 if str(SIMULATOR) not in sys.path:
     sys.path.insert(0, str(SIMULATOR))
 
-from ovzsim import area, cli, guest, state  # noqa: E402 - needs the path above
+from ovzsim import area, cli, guest, links, netif, state  # noqa: E402 - needs the path above
 from ovzsim.base import Streams, write_text  # noqa: E402
 from ovzsim.conffile import ConfFile  # noqa: E402
 from ovzsim.host import SWITCHES, Host  # noqa: E402
@@ -63,7 +64,7 @@ class Command:
 
     @property
     def program(self) -> str:
-        """vzctl, vzlist or vzmigrate."""
+        """vzctl, vzlist, vzmigrate, ip or tc."""
         return self.argv[0]
 
     @property
@@ -96,7 +97,8 @@ class SimNode:
     :param check_init: start looks for an init in the tree (exit 47 without).
     :param openvz_kernel: vswap, disk quota and I/O limits are there (family 4).
     :param peers: nodes that vzmigrate reaches, by host name.
-    :param netns: make real veth pairs in network namespaces; not built.
+    :param netns: NICs are real veth pairs, into real network namespaces that bear the
+        CTID; needs root. Nothing is undone at the end but by reboot().
     """
 
     root: Path
@@ -112,14 +114,15 @@ class SimNode:
     host: Host = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.netns:
-            raise NotImplementedError("the simulator makes no real veth pairs")
         self.root = Path(self.root).resolve()
         self.host = Host(str(self.root), self.family)
         self.host.ensure()
-        for name in ("ploop", "criu", "check_init", "openvz_kernel"):
+        for name in ("ploop", "criu", "check_init", "openvz_kernel", "netns"):
             if getattr(self, name) != SWITCHES[name]:
                 self.switch(name, getattr(self, name))
+        if self.netns and not self.net_dir.is_symlink():
+            shutil.rmtree(self.net_dir)
+            self.net_dir.symlink_to("/sys/class/net")
         if self.uid_offset is not None:
             self.set_vz_conf(
                 LOCAL_UID=str(self.uid_offset), LOCAL_GID=str(self.uid_offset)
@@ -165,7 +168,7 @@ class SimNode:
 
     @property
     def bin_dir(self) -> Path:
-        """A directory with vzctl, vzlist and vzmigrate of this node.
+        """A directory with vzctl, vzlist, vzmigrate, ip and tc of this node.
 
         They carry the node with them and need nothing in their environment.
         """
@@ -208,7 +211,10 @@ class SimNode:
 
     @property
     def net_dir(self) -> Path:
-        """Network interfaces of the host, one directory each."""
+        """Network interfaces of the host, one directory each.
+
+        With real ones, the machine's own directory of them.
+        """
         return self.root / "sys/class/net"
 
     # -- settings ------------------------------------------------------------------
@@ -275,16 +281,35 @@ class SimNode:
         """The container halts from inside: no process left, still mounted."""
         state.State(self.host, str(ctid)).stopped()
 
+    def restart_inside(self, ctid: str | int) -> Result:
+        """The container reboots from inside.
+
+        Its processes and NICs are gone at once. Then the node, which watches for
+        that, unmounts and starts it, with the hooks and without anybody else.
+
+        :returns: what the start answered.
+        """
+        self.halt(ctid)
+        for action in ("umount", "start"):
+            argv = [self.bin_dir / "vzctl", action, str(ctid)]
+            done = subprocess.run(argv, capture_output=True, text=True)
+        return Result(done.returncode, done.stdout, done.stderr)
+
     def reboot(self) -> None:
         """The node goes down hard and comes up: nothing runs, nothing is mounted.
 
-        Lock files stay; their pids mean nothing any more.
+        Lock files stay; their pids mean nothing any more. Host ends that are
+        configured are gone, whoever made them.
         """
+        network = links.of(self.host)
         for ctid in self.containers():
             live = state.State(self.host, ctid)
             live.stopped()
+            conf = self.conf(ctid)
+            for nic in netif.parse(conf.get("NETIF", "")):
+                network.remove(nic["host_ifname"])
             if live.mounted:
-                area.Area(self.host, ctid, self.conf(ctid)).umount()
+                area.Area(self.host, ctid, conf).umount()
                 live.mounted = False
                 live.save()
         shutil.rmtree(self.root / "sys/fs/cgroup", ignore_errors=True)
@@ -292,16 +317,27 @@ class SimNode:
 
     def nics(self) -> list[str]:
         """Names of the host's network interfaces, without lo."""
-        return sorted(p.name for p in self.net_dir.iterdir() if p.name != "lo")
+        return links.of(self.host).names()
 
     def add_nic(self, name: str, mac: str = "02:00:00:00:00:01") -> None:
         """Makes a network interface of the host (a bridge, or a name that is taken)."""
-        if not state.add_interface(self.host, name, mac):
+        if not links.of(self.host).add(name, mac):
             raise FileExistsError(name)
 
     def remove_nic(self, name: str) -> None:
         """Takes a network interface of the host away."""
-        shutil.rmtree(self.net_dir / name)
+        links.of(self.host).remove(name)
+
+    def link(self, name: str) -> dict[str, Any]:
+        """What ip and tc have set on an interface, where none is real.
+
+        kind, peer, up; tbf (what follows that word), ingress, redirects (ifb devices).
+        """
+        return links.Plain(self.host).record(name)
+
+    def note_link(self, name: str, **changes: object) -> None:
+        """Changes what link() gives; foreign_root is somebody else's root qdisc."""
+        links.Plain(self.host).note(name, **changes)
 
     def add_device(self, name: str) -> Path:
         """Makes a device node below the node's /dev."""
@@ -439,6 +475,13 @@ class SimNode:
         entry = {"pattern": pattern, "rc": rc, "stdout": stdout, "stderr": stderr}
         with (self.root / "sim/exec.jsonl").open("a") as handle:
             handle.write(json.dumps(entry) + "\n")
+
+    def console_write(self, ctid: str | int, data: bytes) -> None:
+        """Has a container say something on its system console."""
+        path = self.root / f"sim/console/{ctid}.1.says"
+        path.parent.mkdir(exist_ok=True)
+        with path.open("ab") as handle:
+            handle.write(data)
 
     # -- faults -----------------------------------------------------------------------
 

@@ -18,6 +18,9 @@ import os
 # Exit code of the simulator's own refusals. No OpenVZ tool uses it.
 UNMODELLED = 250
 
+# Where the machine's own programs are.
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
 # Largest value of a limit ("unlimited") in configuration files and listings.
 UNLIMITED = 2**63 - 1
 
@@ -101,6 +104,12 @@ def write_text(path: str, text: str) -> None:
     ) as handle:
         handle.write(text)
     os.replace(temporary, path)
+
+
+def system_program(name: str) -> str:
+    """Where a program of the machine is; its bare name when it is nowhere."""
+    places = [os.path.join(place, name) for place in SYSTEM_PATH.split(":")]
+    return next(filter(os.path.exists, places), name)
 
 
 def remove_tree(path: str) -> None:

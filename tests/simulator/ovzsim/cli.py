@@ -21,7 +21,7 @@ from ovzsim.call import Call
 from ovzsim.calls import CallLog
 from ovzsim.host import Host
 
-PROGRAMS = ("vzctl", "vzlist", "vzmigrate")
+PROGRAMS = ("vzctl", "vzlist", "vzmigrate", "ip", "tc")
 
 
 def _dispatch(call: Call, args: list[str]) -> int:
@@ -33,6 +33,10 @@ def _dispatch(call: Call, args: list[str]) -> int:
         from ovzsim import vzmigrate
 
         return vzmigrate.main(call, args)
+    if call.program in ("ip", "tc"):
+        from ovzsim import iproute
+
+        return iproute.main(call, args)
     if call.host.family == "4":
         from ovzsim import vzctl4
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 
-from ovzsim import area, base, cgroups, faults, guest, netif, state, words
+from ovzsim import area, base, cgroups, faults, guest, hooks, links, netif, state, words
 from ovzsim.base import Exit, Streams
 from ovzsim.call import Call
 from ovzsim.host import Host
@@ -56,6 +56,7 @@ class Container:
         self.conf = call.values(self.file)
         self.area = area.Area(self.host, ctid, self.conf)
         self.state = state.State(self.host, ctid)
+        self.links = links.of(self.host)
 
     @property
     def dump(self) -> str:
@@ -110,7 +111,13 @@ class Container:
                 "Container start failed\n",
             )
         cgroups.apply(self.host, self.ctid, dict(self.conf))
-        self.state.started([] if bare else self._connect(), restored)
+        self.links.open(self.ctid)
+        self.state.started(restored)
+        if not bare:
+            try:
+                self._connect()
+            except Exit as failure:
+                self._give_up(failure)
         if restored:
             remove_dump(restored)
             self.streams.say("Restoring completed successfully")
@@ -120,42 +127,52 @@ class Container:
         else:
             self.streams.say("Container start in progress...")
 
-    def _connect(self) -> list[str]:
-        """Addresses, devices and NICs; the names of the NICs that were made."""
+    def _give_up(self, failure: Exit) -> None:
+        self.state.stopped()
+        self.umount()
+        raise Exit(
+            failure.rc,
+            f"{failure.err}Container start failed (try to check kernel messages, "
+            'e.g. "dmesg | tail")\n',
+        )
+
+    def _connect(self) -> None:
+        """Addresses, devices and NICs."""
         if self.conf.get("IP_ADDRESS"):
             self.streams.say(f"Adding IP address(es): {self.conf['IP_ADDRESS']}")
         if self.conf.get("DEVNODES") or self.conf.get("DEVICES"):
             self.streams.say("Setting devices")
         if self.conf.get("IOPRIO") and not self.host.switch("openvz_kernel"):
             self.streams.warn("Warning: ioprio not supported by the kernel, skipping")
-        return self.plug(netif.parse(self.conf.get("NETIF", "")))
+        self.plug(netif.parse(self.conf.get("NETIF", "")))
 
-    def plug(self, nics: list[netif.Nic]) -> list[str]:
-        """Makes the host ends of NICs; the names of those that were made.
+    def plug(self, nics: list[netif.Nic]) -> None:
+        """Makes the host ends of NICs, and has vznetcfg told of each.
 
         A name that is taken already costs the container its NIC and nothing else.
+
+        :raises Exit: 130, vznetcfg's external script failed
         """
         if not nics:
-            return []
+            return
         listed = " ".join(nic["host_ifname"] for nic in nics)
         self.streams.say(f"Configure veth devices: {listed} ")
-        made = []
         for nic in nics:
             name = nic["host_ifname"]
-            mac, bridge = nic.get("host_mac", ""), nic.get("bridge", "")
-            if name in self.state.nics:
-                continue
-            if state.add_interface(self.host, name, mac, bridge):
-                made.append(name)
-            else:
-                self.streams.warn(f'Cannot find device "{nic["ifname"]}"')
-        return made
+            if name not in self.state.nics:
+                missing = self.links.plug_4(self.ctid, nic)
+                if missing:
+                    self.streams.warn(missing)
+                else:
+                    self.state.nics.append(name)
+                    self.state.save()
+            hooks.vznetcfg(self.call, self.ctid, name)
 
     def unplug(self, names: list[str]) -> None:
         """Takes host ends of NICs away from the running container."""
         for name in names:
             if name in self.state.nics:
-                base.remove_tree(self.host.interface(name))
+                self.links.remove(name)
                 self.state.nics.remove(name)
         self.state.save()
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import time
 
-from ovzsim import area, base, faults, guest, netif, state
+from ovzsim import area, base, faults, guest, hooks, links, netif, state
 from ovzsim.base import Exit, Unmodelled
 from ovzsim.call import Call
 from ovzsim.lock import ContainerLock
@@ -42,6 +42,7 @@ class Container:
         self.conf = call.values(self.file)
         self.area = area.Area(self.host, ctid, self.conf)
         self.state = state.State(self.host, ctid)
+        self.links = links.of(self.host)
 
     @property
     def dump(self) -> str:
@@ -63,7 +64,7 @@ class Container:
             raise Exit(21, "Container root disk is not configured\n")
 
     def mount(self) -> None:
-        """Mounts the root."""
+        """Mounts the root, and runs the mount script."""
         if not self.area.exists:
             raise Exit(
                 43, f"Container private area {self.area.private} does not exist\n"
@@ -71,17 +72,26 @@ class Container:
         if self.conf.get("ROOT_DISK") != "no":
             self.need_root_disk()
             self.area.mount()
+        try:
+            hooks.action_script(self.call, self.ctid, "mount")
+        except Exit:
+            self._unmount()
+            raise
         self.state.mounted = True
         self.state.save()
         self.streams.say("Container is mounted")
 
     def umount(self) -> None:
-        """Unmounts the root."""
-        if self.conf.get("ROOT_DISK") != "no":
-            self.area.umount()
+        """Runs the umount script, and unmounts the root."""
+        hooks.action_script(self.call, self.ctid, "umount")
+        self._unmount()
         self.state.mounted = False
         self.state.save()
         self.streams.say("Container is unmounted")
+
+    def _unmount(self) -> None:
+        if self.conf.get("ROOT_DISK") != "no":
+            self.area.umount()
 
     def start(self) -> None:
         """Starts the container, or goes on with a suspended one."""
@@ -91,30 +101,34 @@ class Container:
                 43, f"Container private area {self.area.private} does not exist\n"
             )
         self.need_root_disk()
-        if not self.state.mounted:
-            self.mount()
+        if self.state.mounted:
+            self.umount()
+        self.mount()
         if self.host.switch("check_init") and not guest.has_init(self.area.tree):
             self.umount()
             raise Exit(47, "Unable to start init, probably incorrect template\n")
         restored = self.dump if os.path.exists(self.dump) else ""
-        names = self.plug(netif.parse(self.conf.get("NETIF", "")))
-        self.state.started(names, restored)
+        self.links.open(self.ctid)
+        self.state.started(restored)
+        self.plug(netif.parse(self.conf.get("NETIF", "")))
         if restored:
             os.unlink(restored)
         self.streams.say("Container start in progress...")
 
-    def plug(self, nics: list[netif.Nic]) -> list[str]:
-        """Makes the host ends of NICs; one that is there already is adopted."""
+    def plug(self, nics: list[netif.Nic]) -> None:
+        """Makes the host ends of NICs; a pair that is there already is adopted."""
         for nic in nics:
-            mac, bridge = nic.get("host_mac", ""), nic.get("network", "")
-            state.add_interface(self.host, nic["host_ifname"], mac, bridge)
-        return [nic["host_ifname"] for nic in nics]
+            said = self.links.plug_9(self.ctid, nic)
+            if said:
+                self.streams.say(said)
+            self.state.nics.append(nic["host_ifname"])
+        self.state.save()
 
     def unplug(self, names: list[str]) -> None:
         """Takes host ends of NICs away from the running container."""
         for name in names:
             if name in self.state.nics:
-                base.remove_tree(self.host.interface(name))
+                self.links.remove(name)
                 self.state.nics.remove(name)
         self.state.save()
 

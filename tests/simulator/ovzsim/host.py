@@ -27,6 +27,7 @@ SWITCHES: dict[str, bool] = {
     "check_init": False,  # start looks for an init in the container's tree
     "openvz_kernel": False,  # family 4: vswap, disk quota and I/O limits are there
     "other_cpu": False,  # a running container cannot be moved here
+    "netns": False,  # NICs are veth pairs into network namespaces, which needs root
     "blind_vzlist": False,  # family 4: no /proc/vz, vzlist sees nothing
 }
 # Device nodes that every node has, beneath <root>/dev.

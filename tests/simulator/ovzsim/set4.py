@@ -265,8 +265,12 @@ class _Setting:
             self.streams.say("Deleting veth devices:  ")
             container.unplug(gone)
         if request.nic_add:
-            container.state.nics += container.plug(request.nic_add)
-            container.state.save()
+            held = list(container.state.nics)
+            try:
+                container.plug(request.nic_add)
+            except Exit:
+                container.unplug([n for n in container.state.nics if n not in held])
+                raise
 
     def _password(self) -> None:
         container = Container(self.call, self.request.ctid)

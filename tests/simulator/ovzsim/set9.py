@@ -229,10 +229,7 @@ class _Setting:
             [n["host_ifname"] for n in before if n["host_ifname"] not in names]
         )
         held = set(self.container.state.nics)
-        self.container.state.nics += self.container.plug(
-            [nic for nic in after if nic["host_ifname"] not in held]
-        )
-        self.container.state.save()
+        self.container.plug([nic for nic in after if nic["host_ifname"] not in held])
 
     # -- password -------------------------------------------------------------
 

@@ -17,7 +17,7 @@ import json
 import os
 import time
 
-from ovzsim import base
+from ovzsim import base, links
 from ovzsim.host import Host
 
 
@@ -60,16 +60,16 @@ class State:
             ),
         )
 
-    def started(self, nics: list[str], restored: str = "") -> None:
-        """The container runs from now on."""
+    def started(self, restored: str = "") -> None:
+        """The container runs from now on, and has no NICs yet."""
         self.running, self.paused, self.since = True, False, time.time()
-        self.nics, self.restored = nics, restored
+        self.nics, self.restored = [], restored
         self.save()
 
     def stopped(self) -> None:
         """The container's processes are gone; it stays mounted, its NICs go."""
-        for name in self.nics:
-            base.remove_tree(self._host.interface(name))
+        if self.running:
+            links.of(self._host).close(self._ctid, self.nics)
         self.running = self.paused = False
         self.nics = []
         self.restored = ""
@@ -79,23 +79,3 @@ class State:
     def uptime(self) -> float:
         """Seconds since the start, 0 for a container that does not run."""
         return max(0.0, time.time() - self.since) if self.running else 0.0
-
-
-def add_interface(host: Host, name: str, mac: str, bridge: str = "") -> bool:
-    """Makes a network interface of the host; False when the name is taken."""
-    place = host.interface(name)
-    try:
-        os.mkdir(place)
-    except FileExistsError:
-        return False
-    os.mkdir(os.path.join(place, "statistics"))
-    for counter in ("rx_bytes", "tx_bytes", "rx_packets", "tx_packets"):
-        base.write_text(os.path.join(place, "statistics", counter), "0\n")
-    for counter in ("rx_errors", "tx_errors", "rx_dropped", "tx_dropped"):
-        base.write_text(os.path.join(place, "statistics", counter), "0\n")
-    base.write_text(os.path.join(place, "address"), mac.lower() + "\n")
-    base.write_text(os.path.join(place, "operstate"), "up\n")
-    base.write_text(os.path.join(place, "mtu"), "1500\n")
-    if bridge and os.path.isdir(host.interface(bridge)):
-        os.symlink(host.interface(bridge), os.path.join(place, "master"))
-    return True

@@ -345,6 +345,13 @@ def compact(call: Call, ctid: str, args: list[str]) -> int:
     return 0
 
 
+def console(call: Call, ctid: str, args: list[str]) -> int:
+    """vzctl console CTID [TTY]"""
+    from ovzsim import console as ovz_console  # slow to import
+
+    return ovz_console.attach4(call, ctid, args)
+
+
 COMMANDS: dict[str, Callable[[Call, str, list[str]], int]] = {
     "start": start,
     "stop": stop,
@@ -367,11 +374,12 @@ COMMANDS: dict[str, Callable[[Call, str, list[str]], int]] = {
     "snapshot": snapshot_needs_ploop(156),
     "snapshot-list": snapshot_needs_ploop(167),
     "compact": compact,
+    "console": console,
 }
 # Known to the real tool, refused by the simulator.
 _OTHERS = (
     "convert snapshot-switch snapshot-delete snapshot-mount snapshot-umount runscript "
-    "console reinstall register unregister"
+    "reinstall register unregister"
 ).split()
 
 

@@ -295,6 +295,13 @@ def unset(call: Call, ctid: str, args: list[str]) -> int:
     return set9.unset(call, ctid, args)
 
 
+def console(call: Call, ctid: str, args: list[str]) -> int:
+    """vzctl console CTID [TTY]"""
+    from ovzsim import console as ovz_console
+
+    return ovz_console.attach9(call, ctid, args)
+
+
 COMMANDS: dict[str, Callable[[Call, str, list[str]], int]] = {
     "create": create,
     "set": set_,
@@ -316,10 +323,11 @@ COMMANDS: dict[str, Callable[[Call, str, list[str]], int]] = {
     "resume": resume,
     "restore": resume,
     "quotainit": quotainit,
+    "console": console,
 }
 # Known to the real tool, refused by the simulator.
 _OTHERS = (
-    "console convert reinstall snapshot snapshot-switch snapshot-delete snapshot-mount "
+    "convert reinstall snapshot snapshot-switch snapshot-delete snapshot-mount "
     "snapshot-umount snapshot-list exec3 runscript execaction register unregister "
     "monitor compact"
 ).split()
