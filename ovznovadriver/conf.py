@@ -93,6 +93,31 @@ _PLACES.append(
     )
 )
 
+_IMAGES: list[cfg.Opt] = [
+    cfg.IntOpt(
+        "image_conversion_timeout",
+        default=900,
+        min=1,
+        help="Time limit in seconds for what turns an image into an archive that vzctl "
+        "unpacks: zstd, lz4, or guestfish for disk images.",
+    ),
+    cfg.IntOpt(
+        "image_unpacked_max_gb",
+        default=64,
+        min=1,
+        help="The most that an image may take unpacked where no flavor limits it: for "
+        "flavors without a root disk, and when it is cached in advance.",
+    ),
+    cfg.IntOpt(
+        "image_cache_max_mb",
+        default=0,
+        min=0,
+        help="The most that the images in image_template_dir may take. The ones not "
+        "used for the longest are removed. 0 sets no bound, and leaves it to "
+        "[image_cache]remove_unused_base_images.",
+    ),
+]
+
 _COMMANDS = [
     cfg.StrOpt(
         "privilege",
@@ -258,9 +283,151 @@ _CONTAINERS = [
         },
         help="TCP sockets by the flavor's memory in MB.",
     ),
+    _opt(
+        cfg.IntOpt,
+        "tc_mbit_per_unit",
+        default=20,
+        min=0,
+        help="Bandwidth of each interface, to the guest and from it, in Mbit/s per "
+        "unit of memory, for flavors that do not say it (extra specs vz_bandwidth and "
+        "quota:vif_...). 0 sets no such limit.",
+    ),
+    _opt(
+        cfg.IntOpt,
+        "tc_max_line_speed",
+        default=1000,
+        min=1,
+        max=1000000,
+        help="The highest bandwidth in Mbit/s that follows from tc_mbit_per_unit.",
+    ),
 ]
 
-_OPTIONS: list[cfg.Opt] = [*_PLACES, *_COMMANDS, *_CONTAINERS]
+_CONSOLES = [
+    cfg.StrOpt(
+        "console_socket",
+        default="/run/ovz-console/socket",
+        help="Where nova-compute asks the console service (ovz-console).",
+    ),
+    cfg.StrOpt(
+        "console_group",
+        default="nova",
+        help="The group that may ask the console service, besides root: that of the "
+        "user that nova-compute runs as. Empty: none.",
+    ),
+    cfg.StrOpt(
+        "console_log_dir",
+        default="/var/log/ovz-console",
+        help="Where the console service keeps the containers' console logs. Only root "
+        "may be able to write there.",
+    ),
+    cfg.IntOpt(
+        "console_log_max_kb",
+        default=1024,
+        min=4,
+        help="The size in KB at which a console log is rotated. Up to four files of "
+        "this size are kept for a container: two since it booted, two of the boot "
+        "before.",
+    ),
+    cfg.FloatOpt(
+        "console_interval",
+        default=2.0,
+        min=0.1,
+        help="How often, in seconds, the console service looks which containers run. "
+        "nova-compute tells it of those that it starts.",
+    ),
+]
+
+_SNAPSHOTS = [
+    cfg.StrOpt(
+        "snapshot_dir",
+        default="$state_path/openvz/snapshots",
+        help="The directory for what a snapshot needs while it is taken, up to "
+        "snapshot_spool_mb each. The user that nova-compute runs as must be able to "
+        "write it.",
+    ),
+    cfg.IntOpt(
+        "snapshot_spool_mb",
+        default=2048,
+        min=0,
+        help="How much of what has changed in a running container while it was packed "
+        "is kept on the local disk, in MiB, so that the container need not stay "
+        "frozen until Glance has it. What is beyond goes straight to Glance, while "
+        "the container is frozen.",
+    ),
+    cfg.IntOpt(
+        "snapshot_timeout",
+        default=6 * 3600,
+        min=1,
+        help="How long it may take to pack a container, in seconds; Glance takes the "
+        "image at the same time.",
+    ),
+    cfg.IntOpt(
+        "snapshot_compression",
+        default=1,
+        min=0,
+        max=9,
+        help="How hard a snapshot is compressed, as gzip's levels; 0 only stores it. "
+        "Level 6 takes three times as long as level 1, for a tenth less.",
+    ),
+]
+
+_MIGRATION = [
+    _opt(
+        cfg.StrOpt,
+        "migration_user",
+        default="nova",
+        help="The user on the other host that a container's tree is sent to by ssh: "
+        "the one that nova-compute runs as there.",
+    ),
+    cfg.StrOpt(
+        "migration_ssh_key",
+        help="The file of the private key for it, which the user of nova-compute alone "
+        "can read, and which has no passphrase. Unset: those in that user's ~/.ssh.",
+    ),
+    cfg.StrOpt(
+        "migration_known_hosts",
+        help="The file of the other hosts' keys. A host whose key is not in it gets "
+        "nothing. Unset: ssh's own files.",
+    ),
+    cfg.PortOpt("migration_ssh_port", default=22, help="The port of ssh there."),
+    cfg.IntOpt(
+        "migration_bandwidth_kbps",
+        default=0,
+        min=0,
+        help="The most that sending a tree may take of the network, in KiB/s. 0 sets "
+        "no bound.",
+    ),
+    cfg.IntOpt(
+        "migration_timeout",
+        default=7200,
+        min=1,
+        help="How long one pass over a tree may take, in seconds.",
+    ),
+    cfg.StrOpt(
+        "migration_receiver",
+        default="ovz-receive",
+        help="The program that is asked on the other host; with its directory, where "
+        "that is not on the user's PATH there.",
+    ),
+    _opt(
+        cfg.IntOpt,
+        "rsync_iterations",
+        default=1,
+        min=0,
+        help="How often a tree is sent while its container still runs; once more after "
+        "it has stopped. 0 stops it first.",
+    ),
+]
+
+_OPTIONS: list[cfg.Opt] = [
+    *_PLACES,
+    *_IMAGES,
+    *_COMMANDS,
+    *_CONTAINERS,
+    *_CONSOLES,
+    *_SNAPSHOTS,
+    *_MIGRATION,
+]
 
 #: Options of 2014 that no code reads any more, or not yet.
 _WITHOUT_EFFECT = {
@@ -270,17 +437,13 @@ _WITHOUT_EFFECT = {
     "disk_space_oversub": "disk_space_oversub_percent says it.",
     "iscsiadm_num_tries": "os-brick connects volumes.",
     "max_symlink_wait_time": "os-brick connects volumes.",
-    "migration_method": "The driver does not migrate yet.",
-    "migration_transport": "The driver does not migrate yet.",
-    "migration_user": "The driver does not migrate yet.",
+    "migration_method": "Trees go by rsync, running containers by vzmigrate.",
+    "migration_transport": "Trees go by rsync over ssh.",
     "mount_options": "It was never read.",
-    "rsync_iterations": "The driver does not migrate yet.",
     "system_num_tries": "No command is run a second time.",
-    "tc_host_slave_device": "The driver does not shape traffic yet.",
-    "tc_id_max": "The driver does not shape traffic yet.",
-    "tc_max_line_speed": "The driver does not shape traffic yet.",
-    "tc_mbit_per_unit": "The driver does not shape traffic yet.",
-    "tc_template_dir": "The driver does not shape traffic yet.",
+    "tc_host_slave_device": "Traffic is limited on each port's own interface.",
+    "tc_id_max": "Traffic is limited without tc classes.",
+    "tc_template_dir": "Traffic is limited without templates.",
     "template_path": "It was never read.",
     "tmp_dir": "Images are kept in image_template_dir.",
     "use_bind_mount": "It was never read.",

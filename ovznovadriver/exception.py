@@ -209,3 +209,26 @@ class CleanupFailed(OvzError):
         self.failures = failures
         steps = "; ".join(failures)
         super().__init__(f"{what}: {len(failures)} step(s) failed: {steps}")
+
+
+class ConsoleError(OvzError):
+    """The console service does not answer, or cannot do what it is asked."""
+
+
+class ConsoleUnknown(ConsoleError):
+    """The console service knows no such container."""
+
+
+class NoFreePort(ConsoleError):
+    """No TCP port is left to serve a console on."""
+
+
+class TransferError(OvzError):
+    """A container's tree cannot go to another host, or has not arrived there.
+
+    The message is one sentence for the operator.
+    """
+
+
+class PeerFull(TransferError, DiskFull):
+    """The other host has no room for the tree."""

@@ -19,7 +19,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ovznovadriver.openvz import command, resources, vzctl
+from ovznovadriver.openvz import command, hostends, resources, vzctl
 from ovznovadriver.openvz import node as ovz_node
 from ovznovadriver.openvz.container import OvzContainer
 from tests.simulator.node import Family, SimNode
@@ -32,6 +32,10 @@ VETHS = (
     vzctl.Veth("eth1", "fa:16:3e:00:00:02", "tap1"),
 )
 TAPS = [veth.host_ifname for veth in VETHS]
+ENDS = tuple(
+    hostends.HostEnd(host_ifname=veth.host_ifname, name=veth.name, mac=veth.mac)
+    for veth in VETHS
+)
 
 
 class Runner:

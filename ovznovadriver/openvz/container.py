@@ -25,7 +25,15 @@ from collections.abc import Callable, Iterator, Sequence
 from oslo_log import log as logging
 
 from ovznovadriver import exception
-from ovznovadriver.openvz import metadata, resources, vzctl, vzlist
+from ovznovadriver.openvz import (
+    hostends,
+    metadata,
+    resources,
+    settings,
+    vzctl,
+    vzlist,
+    wiring,
+)
 from ovznovadriver.openvz import node as ovz_node
 
 LOG = logging.getLogger(__name__)
@@ -38,7 +46,7 @@ _NOTHING_MADE = (
 )
 
 
-class OvzContainer:
+class OvzContainer(settings.ContainerSettings):
     """One container of this Nova host.
 
     The setters each run one `vzctl set`; those within one :meth:`changes` block go
@@ -61,14 +69,12 @@ class OvzContainer:
         host: str | None = None,
         info: vzlist.ContainerInfo | None = None,
     ) -> None:
-        self.node = node
-        self.ovz_id = ovz_id
+        super().__init__(node, ovz_id)
         self.nova_id = nova_id
         self.name = name
         self.uuid = uuid
         self.host = host if host is not None else node.host
         self._info = info
-        self._gathered: vzctl.Settings | None = None
 
     # -- making and finding -------------------------------------------------------
 
@@ -273,39 +279,38 @@ class OvzContainer:
 
     # -- life ---------------------------------------------------------------------
 
-    def start(self, host_ifnames: Sequence[str] = ()) -> None:
-        """Start it, and look that its interfaces are there.
+    def start(self, ends: Sequence[hostends.HostEnd] = ()) -> None:
+        """Start it, with its interfaces.
 
-        vzctl 4 leaves out an interface whose host end has the name of one that is
-        there already, and reports success.
-
-        :param host_ifnames: the host ends that there must be afterwards
+        :param ends: their host ends
         :raises InterfaceMissing: one cannot come into being, or did not; the
             container does not run
         """
-        if not self.node.family.adopts_host_ends:
-            taken = [name for name in host_ifnames if self.node.veth_exists(name)]
-            if taken:
-                raise exception.InterfaceMissing(
-                    f"container {self.ovz_id} cannot have its interface: the host has"
-                    f" one named {taken[0]} already; remove it with 'ip link del"
-                    f" {taken[0]}'"
-                )
+        wiring = self.wiring
+        wiring.refuse_taken(ends)
+        wiring.keep(ends)
         self.ensure_root_dir()
         self.node.vzctl.start(self.ovz_id)
         self._note_paused(False)
-        missing = [name for name in host_ifnames if not self.node.veth_exists(name)]
-        if missing:
+        self._connect(ends)
+
+    def _connect(self, ends: Sequence[hostends.HostEnd]) -> None:
+        try:
+            self.wiring.connect(ends)
+        except exception.OvzError:
             self.stop(fast=True)
-            raise exception.InterfaceMissing(
-                f"container {self.ovz_id} was started without the interface whose"
-                f" host end is {missing[0]}; it was stopped again"
-            )
+            raise
+
+    @property
+    def wiring(self) -> wiring.Wiring:
+        """The host's side of its interfaces."""
+        return wiring.Wiring(self.node, self.ovz_id)
 
     def stop(self, *, fast: bool = False, timeout: float | None = None) -> None:
         """Stop it; see :meth:`ovznovadriver.openvz.vzctl.Vzctl.stop`."""
         self.node.vzctl.stop(self.ovz_id, fast=fast, timeout=timeout)
         self._note_paused(False)
+        self.wiring.drop(self.wiring.kept())
 
     def mount(self) -> None:
         """Mount its tree."""
@@ -333,11 +338,14 @@ class OvzContainer:
         self.node.vzctl.suspend(self.ovz_id)
         self._info = None
 
-    def resume(self) -> None:
-        """Start it from what :meth:`suspend` wrote."""
+    def resume(self, ends: Sequence[hostends.HostEnd] = ()) -> None:
+        """Start it from what :meth:`suspend` wrote; otherwise as :meth:`start`."""
+        self.wiring.refuse_taken(ends)
+        self.wiring.keep(ends)
         self.ensure_root_dir()
         self.node.vzctl.resume(self.ovz_id)
         self._info = None
+        self._connect(ends)
 
     def _note_paused(self, paused: bool) -> None:
         self._info = None
@@ -360,6 +368,16 @@ class OvzContainer:
         else:
             yield self.node.paths.private, self.ovz_id, self.node.family.tree_dir
 
+    def tree_kb(self) -> int:
+        """How much room its tree takes, in KiB (layout simfs)."""
+        size: int = self.node.executor.call(
+            "tree_size",
+            base=self.node.paths.private,
+            ctid=self.ovz_id,
+            sub=self.node.family.tree_dir,
+        )
+        return size
+
     def discard_dump(self) -> None:
         """Remove what `suspend` wrote, here or for a former container of this CTID.
 
@@ -379,6 +397,57 @@ class OvzContainer:
                 "ensure_root_dir", base=self.node.paths.root, ctid=self.ovz_id
             )
 
+    # -- a root tree in place of its own ----------------------------------------------
+
+    def helper(self, uuid: str) -> OvzContainer:
+        """The container, there or not, in which another tree for this one is made.
+
+        :param uuid: what stands for an instance's UUID
+        :raises ClaimError: there is no CTID for it
+        """
+        node = self.node
+        known = [uuid] if node.family.uuid_ctids else node.claims.find(uuid)
+        ctid = known[0] if known else self.get_next_id(node, uuid)
+        return OvzContainer(node, ctid, uuid=uuid)
+
+    def has_helper(self, uuid: str) -> bool:
+        """Whether anything may be there of :meth:`helper`."""
+        if self.node.family.uuid_ctids:
+            conf = os.path.join(self.node.paths.conf, f"{uuid}.conf")
+            return os.path.lexists(conf)
+        return bool(self.node.claims.find(uuid))
+
+    def make_helper(self, uuid: str, image: str) -> OvzContainer:
+        """Make that container, which bears no tag: it is nobody's server.
+
+        :param image: what `vzctl create --ostemplate` takes
+        :raises CommandFailed: vzctl failed
+        """
+        node = self.node
+        helper = self.helper(uuid)
+        node.vzctl.create(
+            helper.ovz_id, image, config=node.sample, layout=node.options.layout or None
+        )
+        return helper
+
+    def swap_in(self, helper: OvzContainer) -> None:
+        """Take over another's tree, with this one's own in it; see openvz.swap."""
+        self._swap("swap_in", helper)
+
+    def swap_out(self, helper: OvzContainer) -> None:
+        """Have its own tree again; nothing happens where it has it."""
+        self._swap("swap_out", helper)
+
+    def _swap(self, verb: str, helper: OvzContainer) -> None:
+        paths = self.node.paths
+        self.node.executor.call(
+            verb,
+            dirs={"private": paths.private, "conf": paths.conf},
+            ctid=self.ovz_id,
+            sub=self.node.family.tree_dir,
+            other=helper.ovz_id,
+        )
+
     def prep_for_migration(self) -> None:
         """Give up the name, so that a second copy on this node can have it."""
         self._set(vzctl.Settings(name=f"{self.uuid}-migrated"))
@@ -395,6 +464,8 @@ class OvzContainer:
             self._destroy()
         except exception.ContainerConfigMissing:
             LOG.debug("Container %s has no configuration any more", self.ovz_id)
+        # One that halted by itself was not stopped.
+        self.wiring.drop(self.wiring.kept())
         dirs = {**self.node.artifact_dirs(), "cgroup": self.node.paths.cgroup}
         failures: CtidList = self.node.executor.call(
             "remove_container", dirs=dirs, ctid=self.ovz_id
@@ -412,43 +483,6 @@ class OvzContainer:
             self.umount()
             self.node.vzctl.destroy(self.ovz_id)
 
-    # -- settings -----------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def changes(self) -> Iterator[None]:
-        """Gather what the setters set, and send it as one command at the end.
-
-        Nothing is sent when the block raises.
-        """
-        if self._gathered is not None:
-            # An outer block sends it all.
-            yield
-            return
-        self._gathered = vzctl.Settings()
-        try:
-            yield
-            gathered = self._gathered
-        finally:
-            self._gathered = None
-        self._send(gathered)
-
-    def _send(self, settings: vzctl.Settings) -> None:
-        # For an unknown number `set --save` makes a stray configuration file, and
-        # says that all is well.
-        if not os.path.exists(
-            os.path.join(self.node.paths.conf, f"{self.ovz_id}.conf")
-        ):
-            raise exception.ContainerNotFound(
-                f"container {self.ovz_id} has no configuration file"
-            )
-        self.node.vzctl.set(self.ovz_id, settings)
-
-    def _set(self, settings: vzctl.Settings) -> None:
-        if self._gathered is not None:
-            self._gathered = self._gathered.merged(settings)
-        else:
-            self._send(settings)
-
     def save_ovz_metadata(self) -> None:
         """Name the container and tag it with what Nova calls it.
 
@@ -464,88 +498,7 @@ class OvzContainer:
         name = None if self.node.family.uuid_ctids else self.uuid
         self._set(vzctl.Settings(name=name, description=metadata.encode(tag)))
 
-    def apply_config(self, config: str) -> None:
-        """Apply a sample configuration; alone, it overrides what goes with it."""
-        self._send(vzctl.Settings(applyconfig=config))
 
-    def set_vz_os_hint(self, ostemplate: str) -> None:
-        """Say which distribution's scripts vzctl is to run."""
-        self._set(vzctl.Settings(os_hint=ostemplate))
-
-    def set_hostname(self, hostname: str) -> None:
-        """Set the container's host name."""
-        self._set(vzctl.Settings(hostname=hostname))
-
-    def set_nameservers(self, addresses: tuple[str, ...]) -> None:
-        """Set the name servers that vzctl writes into the container."""
-        self._set(vzctl.Settings(nameservers=addresses))
-
-    def set_onboot(self, onboot: bool) -> None:
-        """Whether the node starts the container when it boots."""
-        self._set(vzctl.Settings(onboot=onboot))
-
-    def add_interfaces(self, veths: tuple[vzctl.Veth, ...]) -> None:
-        """Give the container interfaces."""
-        self._set(vzctl.Settings(netif_add=veths))
-
-    def set_numflock(self, max_file_descriptors: int) -> None:
-        """Limit the number of file locks."""
-        self._set(vzctl.Settings(numflock=max_file_descriptors))
-
-    def set_numfiles(self, max_file_descriptors: int) -> None:
-        """Limit the number of open files."""
-        self._set(vzctl.Settings(numfile=max_file_descriptors))
-
-    def set_numtcpsock(self, tcp_sockets: int) -> None:
-        """Limit the number of TCP sockets."""
-        self._set(vzctl.Settings(numtcpsock=tcp_sockets))
-
-    def set_vmguarpages(self, num_pages: int) -> None:
-        """Guarantee memory, in pages of 4 KiB."""
-        self._set(vzctl.Settings(vmguarpages=num_pages))
-
-    def set_privvmpages(self, num_pages: int) -> None:
-        """Limit the memory that can be allocated, in pages of 4 KiB."""
-        self._set(vzctl.Settings(privvmpages=num_pages))
-
-    def set_kmemsize(self, kmem_barrier: int, kmem_limit: int) -> None:
-        """Limit kernel memory, in bytes."""
-        self._set(vzctl.Settings(kmemsize=(kmem_barrier, kmem_limit)))
-
-    def set_cpuunits(self, units: int) -> None:
-        """Set the CPU weight."""
-        self._set(vzctl.Settings(cpuunits=units))
-
-    def set_cpulimit(self, cpulimit: int) -> None:
-        """Limit CPU time, in percent of one CPU."""
-        self._set(vzctl.Settings(cpulimit=cpulimit))
-
-    def set_cpus(self, vcpus: int) -> None:
-        """Set the number of CPUs that the container has."""
-        self._set(vzctl.Settings(cpus=vcpus))
-
-    def set_ioprio(self, ioprio: int) -> None:
-        """Set the I/O priority, 0 to 7."""
-        self._set(vzctl.Settings(ioprio=ioprio))
-
-    def set_diskspace(self, soft_limit: int, hard_limit: int) -> None:
-        """Limit disk space, in KiB."""
-        self._set(vzctl.Settings(diskspace_kb=(soft_limit, hard_limit)))
-
-    def set_iolimits(self, iolimit: int | None, iopslimit: int | None) -> None:
-        """Limit disk I/O, in bytes and in operations a second."""
-        self._set(vzctl.Settings(iolimit=iolimit, iopslimit=iopslimit))
-
-    def set_vswap(self, ram: int, swap: int) -> None:
-        """Limit memory and virtual swap, in MB."""
-        self._set(vzctl.Settings(ram_mb=ram, swap_mb=swap))
-
-    def set_password(self, user: str, password: str) -> None:
-        """Change a password in the running container."""
-        self.node.vzctl.set_password(self.ovz_id, user, password)
-
-
-# A method named list hides the type from the annotations that come after it.
 Containers = list[OvzContainer]
 CtidList = list[str]
 

@@ -32,7 +32,7 @@ ROOT_DIR_MODE = 0o755
 
 
 def _refuse_mounted(path: str) -> None:
-    mounted = [point for point in _mount_points() if _is_beneath(point, path)]
+    mounted = [point for point in mount_points() if _is_beneath(point, path)]
     if mounted:
         raise exception.UnsafePath(f"something is mounted at {mounted[0]!r}")
 
@@ -41,7 +41,7 @@ def _is_beneath(point: str, path: str) -> bool:
     return point == path or point.startswith(path + "/")
 
 
-def _mount_points() -> list[str]:
+def mount_points() -> list[str]:
     """Where something is mounted, by /proc/self/mountinfo (proc(5)), field 5."""
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as f:
         return [_unescape(line.split(" ")[4]) for line in f]

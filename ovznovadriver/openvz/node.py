@@ -25,7 +25,18 @@ import shutil
 from collections.abc import Mapping
 
 from ovznovadriver import exception
-from ovznovadriver.openvz import ctid, look, resources, utils, vzctl, vzlist
+from ovznovadriver.openvz import (
+    ctid,
+    look,
+    resources,
+    utils,
+    vzconf,
+    vzctl,
+    vzlist,
+)
+
+#: See :func:`vzconf.read_settings`.
+read_settings = vzconf.read_settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,42 +95,6 @@ class Paths:
         return os.path.join(self.conf, f"ve-{name}.conf-sample")
 
 
-_SETTING = re.compile(
-    r"^\s*([A-Z_0-9]+)=(\"[^\"\n]*\"|'[^'\n]*'|[^\s#]*)", re.MULTILINE
-)
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read()
-    except OSError as error:
-        raise exception.ConfigurationError(
-            f"{path} cannot be read ({error.strerror}): install vzctl, or set"
-            " [openvz]vz_conf and ve_conf_dir to where its configuration is."
-        ) from error
-
-
-def read_settings(path: str) -> dict[str, str]:
-    """The settings of one of OpenVZ's configuration files.
-
-    :raises ConfigurationError: it cannot be read
-    """
-    return {name: value.strip("\"'") for name, value in _SETTING.findall(_read(path))}
-
-
-def _per_container(settings: Mapping[str, str], name: str, default: str) -> str:
-    """A directory that vz.conf gives with the container's number at its end."""
-    path = settings.get(name, f"{default}/$VEID").rstrip("/")
-    directory, number = os.path.split(path)
-    if number not in ("$VEID", "${VEID}"):
-        raise exception.ConfigurationError(
-            f"{name} in vz.conf is {path}: end it with /$VEID, the one form that this"
-            " driver works with."
-        )
-    return directory
-
-
 def _number(settings: Mapping[str, str], name: str) -> int:
     text = settings.get(name) or "0"
     if not re.fullmatch(r"[0-9]{1,10}", text):
@@ -130,8 +105,8 @@ def _number(settings: Mapping[str, str], name: str) -> int:
 
 
 def _paths(options: Options, settings: Mapping[str, str]) -> Paths:
-    private = _per_container(settings, "VE_PRIVATE", "/vz/private")
-    root = _per_container(settings, "VE_ROOT", "/vz/root")
+    private = vzconf.private_dir(settings)
+    root = vzconf.per_container(settings, "VE_ROOT", "/vz/root")
     for option, given, used in (
         ("ve_private_dir", options.ve_private_dir, private),
         ("ve_root_dir", options.ve_root_dir, root),
@@ -244,7 +219,7 @@ class Node:
         settings = read_settings(options.vz_conf)
         _check_directories(_paths(options, settings))
         _check_lock_dir(options.lock_dir)
-        for program in ("vzctl", "vzlist"):
+        for program in ("vzctl", "vzlist", "ip", "tc"):
             if (
                 shutil.which(program, path=os.pathsep.join(options.program_dirs))
                 is None
@@ -297,7 +272,7 @@ class Node:
         """
         if self.options.sizing.use_ubc:
             return True
-        return resources.is_vswap_sample(_read(self.paths.sample(sample)))
+        return resources.is_vswap_sample(vzconf.read(self.paths.sample(sample)))
 
     def _check_family(self, settings: Mapping[str, str]) -> None:
         if self.layout not in self.family.layouts:
@@ -330,6 +305,10 @@ class Node:
     def veth_exists(self, host_ifname: str) -> bool:
         """Whether the host has an interface of that name."""
         return os.path.lexists(os.path.join(self.paths.net, host_ifname))
+
+    def programs(self, *names: str) -> dict[str, str]:
+        """The absolute paths of programs, for verbs that run them."""
+        return {name: self.executor.find(name) for name in names}
 
     def artifact_dirs(self) -> dict[str, str]:
         """The directories in which a container leaves traces, for the file verbs."""

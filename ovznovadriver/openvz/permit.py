@@ -19,6 +19,7 @@ that it says is believed.
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -37,6 +38,18 @@ PROGRAMS: Mapping[str, Callable[[Sequence[str]], None]] = {
     "vzlist": vzlist.check_arguments,
     "vzmigrate": _refuse_all,
 }
+
+#: What the verbs for network interfaces run.
+TOOLS = ("ip", "tc")
+
+#: Where this side looks for what it chooses itself.
+TOOL_DIRS = (
+    *("/usr/sbin", "/usr/bin", "/sbin", "/bin"),
+    *("/usr/local/sbin", "/usr/local/bin"),
+)
+
+#: What a tree is sent to another host by; found in the same directories alone.
+SENDERS = ("rsync", "ssh", "setpriv")
 
 #: Seconds that a command may ask for at most.
 TIMEOUT_LIMIT = 7 * 86400.0
@@ -94,6 +107,22 @@ def check_trusted_path(path: str, *, missing: bool = False) -> str:
     return current
 
 
+def check_trusted_program(path: str) -> None:
+    """Refuse a program that somebody else than the host's root could have put there.
+
+    What root owns may also be a guest's, whose tree is on the host: beneath a
+    directory that is called by its CTID, as vz.conf demands.
+
+    :raises CommandRefused:
+    """
+    real = check_trusted_path(path)
+    for part in f"{path}/{real}".split("/"):
+        if rootfs.is_ctid(part.removeprefix(".incoming-")):
+            raise exception.CommandRefused(
+                f"{path!r} leads through {part!r}, which may be a container's tree"
+            )
+
+
 def _check_root_alone(path: str, found: os.stat_result) -> None:
     shared = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     if found.st_uid != 0 or (shared and not stat.S_ISLNK(found.st_mode)):
@@ -134,6 +163,62 @@ def check_file_verb(kwargs: Mapping[str, Any], *, direct: bool) -> None:
         _check_directory(path, cgroups=kind == "cgroup")
 
 
+def check_tools(programs: object, *, direct: bool) -> None:
+    """Judge the programs that a verb for network interfaces is to run.
+
+    Their arguments are the verb's own.
+
+    :param programs: the absolute paths of some of :data:`TOOLS`, by name
+    :param direct: as for :func:`check_file_verb`
+    :raises CommandRefused:
+    """
+    for name, path in programs.items() if isinstance(programs, Mapping) else [("", 0)]:
+        if name not in TOOLS or not isinstance(path, str) or not os.path.isabs(path):
+            raise exception.CommandRefused(f"{name!r} is not one of {', '.join(TOOLS)}")
+        if direct:
+            continue
+        if os.path.basename(path) != name:
+            raise exception.CommandRefused(f"{path!r} is not {name}")
+        check_trusted_program(path)
+
+
+def tool(name: str, *, direct: bool) -> str:
+    """The path of a program that this side chooses itself.
+
+    :param direct: as for :func:`check_file_verb`
+    :raises ConfigurationError: it is not there
+    :raises CommandRefused: others than root could have put it there
+    """
+    path = shutil.which(name, path=os.pathsep.join(TOOL_DIRS))
+    if path is None:
+        raise exception.ConfigurationError(
+            f"{name} is not in {', '.join(TOOL_DIRS)}: install it."
+        )
+    if not direct:
+        check_trusted_path(path)
+    return path
+
+
+def check_owner(owner: object, *, direct: bool) -> None:
+    """Judge whose the pipe is that a container's archive goes into.
+
+    sudo says who called it. Another way to root may not say; then it may be anybody
+    but root, whose pipes lead to the host's own services.
+
+    :param direct: as for :func:`check_file_verb`
+    :raises CommandRefused:
+    """
+    caller = os.environ.get("SUDO_UID", "")
+    if direct:
+        permitted = owner == os.geteuid()
+    elif caller.isdecimal() and caller != "0":
+        permitted = owner == int(caller)
+    else:
+        permitted = isinstance(owner, int) and owner > 0
+    if not permitted:
+        raise exception.CommandRefused(f"user {owner!r} is not the caller")
+
+
 def check_program(argv: Sequence[str], timeout: float, *, direct: bool) -> None:
     """Judge a command line that is to run as root, and its time limit in seconds.
 
@@ -146,7 +231,15 @@ def check_program(argv: Sequence[str], timeout: float, *, direct: bool) -> None:
             f"{' '.join(argv[:1])!r} is not one of {', '.join(PROGRAMS)}"
         )
     check(argv[1:])
+    check_timeout(timeout)
+    if not direct:
+        check_trusted_program(argv[0])
+
+
+def check_timeout(timeout: float) -> None:
+    """Judge a time limit in seconds.
+
+    :raises CommandRefused:
+    """
     if not 0 < timeout <= TIMEOUT_LIMIT:
         raise exception.CommandRefused(f"a time limit of {timeout} s is not permitted")
-    if not direct:
-        check_trusted_path(argv[0])

@@ -10,7 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""The one place where a process starts, and the way to root.
+"""The way to root: what it can be asked, and by what it is judged.
 
 Root is reached in one of three ways, and all three serve the same requests:
 
@@ -26,23 +26,26 @@ judged on the root side, whatever the caller has judged before.
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
-import logging
 import os
-import selectors
-import signal
-import subprocess
-import time
-import uuid
+import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from ovznovadriver import exception
-from ovznovadriver.openvz import permit, rootfs
-
-LOG = logging.getLogger(__name__)
+from ovznovadriver.openvz import (
+    announce,
+    command,
+    hostends,
+    incoming,
+    outgoing,
+    pack,
+    permit,
+    processes,
+    rootfs,
+    unpack,
+)
 
 #: The environment of every command on the root side.
 CLEAN_ENVIRONMENT: Mapping[str, str] = {
@@ -50,299 +53,8 @@ CLEAN_ENVIRONMENT: Mapping[str, str] = {
     "HOME": "/root",
     "LC_ALL": "C",
 }
-#: Bytes that are kept of the beginning, and again of the end, of an output.
-OUTPUT_KEPT = 4 * 2**20
 #: Bytes that a request or a reply may have (privsep breaks at 100 MiB).
 MESSAGE_LIMIT = 64 * 2**20
-#: Seconds that ending a tree of processes may take.
-KILL_LIMIT = 10.0
-
-_RUN_ID = "OVZ_RUN_ID"
-_READ_SIZE = 65536
-# A pipe holds 1 MiB at most (pipe(7)): 16 reads. There are two, and eventlet's
-# selector tells of one at a time.
-_DRAIN_ROUNDS = 40
-_SHORTEST_PAUSE = 0.001
-_LONGEST_PAUSE = 0.05
-
-
-@dataclass(frozen=True)
-class Completed:
-    """What a process left.
-
-    :ivar returncode: its exit code; minus the signal's number if one ended it
-    :ivar stdout: its standard output, without the middle when it is longer
-        than twice :data:`OUTPUT_KEPT`; bytes that are not UTF-8 come as lone
-        surrogates (``errors="surrogateescape"``)
-    :ivar stderr: its standard error, likewise
-    :ivar timed_out: it was ended by us, with everything it had started
-    """
-
-    returncode: int
-    stdout: str
-    stderr: str
-    timed_out: bool
-
-
-class _Output:
-    """The beginning and the end of a stream, in bounded memory."""
-
-    def __init__(self) -> None:
-        self._head = bytearray()
-        self._tail = bytearray()
-        self._left_out = 0
-
-    def add(self, data: bytes) -> None:
-        room = OUTPUT_KEPT - len(self._head)
-        self._head += data[:room]
-        self._tail += data[room:]
-        if len(self._tail) > 2 * OUTPUT_KEPT:  # seldom: a cut moves the tail
-            self._cut()
-
-    def _cut(self) -> None:
-        surplus = max(0, len(self._tail) - OUTPUT_KEPT)
-        del self._tail[:surplus]
-        self._left_out += surplus
-
-    def text(self) -> str:
-        self._cut()
-        gap = b""
-        if self._left_out:
-            gap = b"\n[... %d bytes left out ...]\n" % self._left_out
-        return b"".join((self._head, gap, self._tail)).decode(errors="surrogateescape")
-
-
-class _Streams:
-    """The three pipes of a process; never waits for one that is not ready.
-
-    What the selector calls ready can be read and written without blocking,
-    under native threads and under eventlet's monkey patching alike.
-    """
-
-    def __init__(self) -> None:
-        self._selector = selectors.DefaultSelector()
-        self._input = memoryview(b"")
-        self._pipes: list[Any] = []
-        self.stdout = _Output()
-        self.stderr = _Output()
-
-    def attach(self, process: subprocess.Popen[bytes], stdin: bytes | None) -> None:
-        self._input = memoryview(stdin or b"")
-        for pipe, output in (
-            (process.stdout, self.stdout),
-            (process.stderr, self.stderr),
-            (process.stdin, None),
-        ):
-            if pipe is not None:
-                self._pipes.append(pipe)
-                event = selectors.EVENT_READ if output else selectors.EVENT_WRITE
-                self._selector.register(pipe, event, output)
-        if process.stdin is not None:  # a write may be too large for it
-            os.set_blocking(process.stdin.fileno(), False)
-
-    def move(self, seconds: float) -> bool:
-        """Wait up to ``seconds`` for a pipe to be ready; whether one was."""
-        if not self._selector.get_map():
-            time.sleep(seconds)
-            return False
-        ready = self._selector.select(seconds)
-        for key, _events in ready:
-            if key.data is None:
-                self._write(key.fileobj)
-            else:
-                self._read(key.fileobj, key.data)
-        return bool(ready)
-
-    def _read(self, pipe: Any, output: _Output) -> None:
-        data = os.read(pipe.fileno(), _READ_SIZE)
-        if data:
-            output.add(data)
-        else:
-            self._selector.unregister(pipe)
-
-    def _write(self, pipe: Any) -> None:
-        try:
-            written = os.write(pipe.fileno(), self._input[:_READ_SIZE])
-        except BlockingIOError:
-            return
-        except BrokenPipeError:  # the command does not read the rest
-            written = len(self._input)
-        self._input = self._input[written:]
-        if not self._input:
-            self._selector.unregister(pipe)
-            pipe.close()
-
-    def drain(self) -> None:
-        """Take what lies in the pipes, and no more.
-
-        A process that outlives the command may hold them open, or even go on
-        writing: neither their end nor their silence is waited for.
-        """
-        for _ in range(_DRAIN_ROUNDS):
-            if not self.move(0):
-                return
-
-    def close(self) -> None:
-        self._selector.close()
-        for pipe in self._pipes:
-            pipe.close()
-
-
-def run_process(
-    argv: Sequence[str],
-    *,
-    stdin: bytes | None = None,
-    timeout: float,
-    env: Mapping[str, str],
-) -> Completed:
-    """Run a program to its end, or to the end of its time.
-
-    Returns as soon as the program itself has ended: what it leaves running (a
-    daemon, a container) is left alone, even if it holds the output open. When
-    the time is over, or the caller is ended in between, the program is ended
-    together with everything it has started (see :func:`_end_tree`).
-
-    :param argv: the program's path and its arguments
-    :param stdin: its standard input; None for an empty one
-    :param timeout: seconds
-    :param env: its whole environment
-    :raises OSError: the program could not be started
-    """
-    run_id = str(uuid.uuid4())
-    streams = _Streams()
-    try:
-        process = subprocess.Popen(
-            list(argv),
-            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            cwd="/",
-            env={**env, _RUN_ID: run_id},
-            start_new_session=True,
-            umask=0o022,  # the privsep daemon's own is 0
-        )
-        try:
-            streams.attach(process, stdin)
-            timed_out = not _wait(process, streams, time.monotonic() + timeout)
-            if timed_out:
-                _end_tree(process, run_id)
-            streams.drain()
-        except BaseException:
-            # Also a greenlet's or an interpreter's end: nothing may stay behind.
-            _end_tree(process, run_id)
-            raise
-    finally:
-        streams.close()
-    # A process that hangs in the kernel has no code even now.
-    code = -signal.SIGKILL if process.returncode is None else process.returncode
-    return Completed(code, streams.stdout.text(), streams.stderr.text(), timed_out)
-
-
-def _wait(process: subprocess.Popen[bytes], streams: _Streams, deadline: float) -> bool:
-    """Serve the pipes until the process ends; False when its time is over.
-
-    Looks after it at growing intervals: kernels before 5.3 offer nothing to
-    wait for both a process and a pipe, and SIGCHLD belongs to the main thread.
-    """
-    pause = _SHORTEST_PAUSE
-    while process.poll() is None:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            return False
-        streams.move(min(pause, left))
-        pause = min(pause * 2, _LONGEST_PAUSE)
-    return True
-
-
-@dataclass(frozen=True)
-class _Process:
-    pid: int
-    relatives: frozenset[int]  # its parent, its group's and its session's leader
-    marked: bool
-
-
-def _processes(run_id: str) -> list[_Process]:
-    """All living processes of the machine."""
-    found = []
-    for entry in filter(str.isdigit, os.listdir("/proc")):
-        # Gone meanwhile, or another user's whom this one may not look at.
-        with contextlib.suppress(OSError):
-            with open(f"/proc/{entry}/stat", "rb") as file:
-                # The name, in brackets, may hold anything. After it: state,
-                # parent, process group, session (proc(5)).
-                state, *ids = file.read().rpartition(b")")[2].split()[:4]
-            if state not in (b"Z", b"X"):
-                relatives = frozenset(map(int, ids))
-                found.append(_Process(int(entry), relatives, _is_marked(entry, run_id)))
-    return found
-
-
-def _is_marked(entry: str, run_id: str) -> bool:
-    try:
-        with open(f"/proc/{entry}/environ", "rb") as file:
-            return f"{_RUN_ID}={run_id}".encode() in file.read().split(b"\0")
-    except PermissionError:
-        return False
-
-
-def _family(root: int, run_id: str) -> set[int]:
-    """The living descendants of a process, itself included.
-
-    A descendant that made a session of its own and lost its parent is known by
-    the mark in its environment; one that replaced its environment, by its
-    parent, group or session. Only one that did all of this is not found.
-    """
-    processes = _processes(run_id)
-    family = {p.pid for p in processes if p.marked or p.pid == root}
-    known = family | {root}
-    while grown := {
-        p.pid for p in processes if p.pid not in family and p.relatives & known
-    }:
-        family |= grown
-        known |= grown
-    return family
-
-
-def _signal(pid: int, number: signal.Signals) -> bool:
-    """Send a signal; False if the process is not ours to end."""
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return True
-
-
-def _end_tree(process: subprocess.Popen[bytes], run_id: str) -> None:
-    """End a process and all its descendants, within :data:`KILL_LIMIT`.
-
-    They are stopped first, until a look finds no new one: so nobody can start
-    another, or be reparented out of sight, while the others are ended. The
-    process is not reaped before, so that its number cannot become another's.
-    """
-    if process.returncode is not None:
-        return
-    deadline = time.monotonic() + KILL_LIMIT
-    stopped: set[int] = set()
-    foreign: set[int] = set()
-    clean_looks = 0
-    # Two looks, as a process in the middle of an exec shows no environment.
-    while clean_looks < 2:
-        alive = _family(process.pid, run_id) - foreign
-        late = time.monotonic() > deadline
-        fresh = set() if late else alive - stopped
-        step = signal.SIGSTOP if fresh else signal.SIGKILL
-        foreign |= {pid for pid in fresh or alive if not _signal(pid, step)}
-        stopped |= fresh
-        clean_looks = 0 if alive else clean_looks + 1
-        if late and alive:
-            LOG.error("Process %d or its children cannot be ended", process.pid)
-            break
-        if not fresh:
-            time.sleep(_SHORTEST_PAUSE)
-    process.poll()
 
 
 def _ping(*, direct: bool) -> int:  # noqa: ARG001 - as all verbs
@@ -356,7 +68,7 @@ def _run(
     """Run one of the programs."""
     permit.check_program(argv, timeout, direct=direct)
     env = {**os.environ, "LC_ALL": "C"} if direct else CLEAN_ENVIRONMENT
-    return asdict(run_process(argv, stdin=stdin, timeout=timeout, env=env))
+    return asdict(processes.run_process(argv, stdin=stdin, timeout=timeout, env=env))
 
 
 def _file_verb(verb: Callable[..., Any]) -> Callable[..., Any]:
@@ -367,12 +79,83 @@ def _file_verb(verb: Callable[..., Any]) -> Callable[..., Any]:
     return judged
 
 
+def _pack_verb(verb: Callable[..., Any]) -> Callable[..., Any]:
+    def judged(*, direct: bool, owner: int, **kwargs: Any) -> Any:
+        permit.check_file_verb(kwargs, direct=direct)
+        permit.check_owner(owner, direct=direct)
+        return verb(owner=owner, **kwargs)
+
+    return judged
+
+
+def _tool_verb(verb: Callable[..., Any]) -> Callable[..., Any]:
+    def judged(*, direct: bool, programs: dict[str, str], **kwargs: Any) -> Any:
+        permit.check_file_verb(kwargs, direct=direct)
+        permit.check_tools(programs, direct=direct)
+        env = {**os.environ, "LC_ALL": "C"} if direct else CLEAN_ENVIRONMENT
+        return verb(**kwargs, programs=programs, run=tool_runner(env))
+
+    return judged
+
+
+def _send_tree(*, direct: bool, owner: int, **kwargs: Any) -> dict[str, Any]:
+    permit.check_file_verb(kwargs, direct=direct)
+    permit.check_owner(owner, direct=direct)
+    permit.check_timeout(kwargs["peer"]["timeout"])
+    programs = {name: permit.tool(name, direct=direct) for name in permit.SENDERS}
+    env = {**os.environ, "LC_ALL": "C"} if direct else CLEAN_ENVIRONMENT
+
+    def run(
+        argv: Sequence[str],
+        *,
+        stdin: bytes | None,
+        timeout: float,
+        output: Callable[[bytes], object],
+    ) -> tuple[int, str, bool]:
+        done = processes.run_process(
+            argv, stdin=stdin, timeout=timeout, env=env, output=output
+        )
+        return done.returncode, done.stderr, done.timed_out
+
+    return outgoing.send_tree(owner=owner, programs=programs, run=run, **kwargs)
+
+
+def tool_runner(env: Mapping[str, str]) -> hostends.Run:
+    """The way to ip and tc, for hostends.
+
+    :param env: their whole environment
+    """
+
+    def run(argv: Sequence[str], stdin: bytes | None = None) -> command.Completed:
+        limit = hostends.TIME_LIMIT
+        done = processes.run_process(argv, stdin=stdin, timeout=limit, env=env)
+        if done.timed_out:
+            shown = shlex.join(argv)
+            raise exception.CommandTimedOut(shown, limit, done.stdout, done.stderr)
+        return command.Completed(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
 #: What the privileged side can do. ``direct`` says that the caller is this very
 #: process: the owners of paths don't matter, and the environment is its own.
 VERBS: Mapping[str, Callable[..., Any]] = {
     "ping": _ping,
     "run": _run,
-    **{name: _file_verb(verb) for name, verb in rootfs.VERBS.items()},
+    **{
+        name: _file_verb(verb)
+        for verbs in (
+            rootfs.VERBS,
+            hostends.FILE_VERBS,
+            announce.VERBS,
+            incoming.VERBS,
+        )
+        for name, verb in verbs.items()
+    },
+    **{name: _tool_verb(verb) for name, verb in hostends.VERBS.items()},
+    **{name: _pack_verb(verb) for name, verb in pack.VERBS.items()},
+    **{name: _file_verb(verb) for name, verb in unpack.VERBS.items()},
+    "send_tree": _send_tree,
 }
 
 

@@ -35,12 +35,13 @@ LOG = logging.getLogger(__name__)
 
 CONFIG_SECTION = "ovznovadriver_privileged"
 
-# These bind the daemon's own Python code: owners and modes of files in the
-# containers' trees, the signals that end a command, and the look into
-# /proc/<pid>/environ that finds what it started. They do not bind vzctl: the
-# daemon stays uid 0, and the kernel gives every capability back to a program
-# that uid 0 executes. vzctl needs nearly all of them, so the boundary is the
-# check of the arguments, not this list.
+# These bind the daemon's own Python code: owners, modes and capabilities of files in
+# the containers' trees, the signals that end a command, and the look into
+# /proc/<pid>/environ that finds what it started; whole frames, sent from inside a
+# container's network namespace. They do not bind vzctl: the daemon stays uid 0, and
+# the kernel gives every capability back to a program that uid 0 executes. vzctl
+# needs nearly all of them, so the boundary is the check of the arguments, not this
+# list.
 context = priv_context.PrivContext(
     "ovznovadriver",
     cfg_section=CONFIG_SECTION,
@@ -52,6 +53,9 @@ context = priv_context.PrivContext(
         capabilities.CAP_FOWNER,
         capabilities.CAP_FSETID,
         capabilities.CAP_KILL,
+        capabilities.CAP_NET_RAW,
+        capabilities.CAP_SETFCAP,
+        capabilities.CAP_SYS_ADMIN,
         capabilities.CAP_SYS_PTRACE,
     ],
 )

@@ -24,7 +24,7 @@ Extra specs of a flavor:
 ``vz_cpulimit``
     hard CPU limit in percent of one CPU; comes before ``quota:cpu_quota``
 ``vz_bandwidth``
-    bandwidth in Mbit/s
+    bandwidth in Mbit/s of each direction that has no ``quota:vif_`` key of its own
 ``quota:cpu_shares``
     the container's weight (cpuunits) instead of its share of memory. Weights
     only compare: give it to all flavors of a host or to none
@@ -34,6 +34,13 @@ Extra specs of a flavor:
     negative quota is all of the host; 0 is the same as not given
 ``quota:disk_total_bytes_sec``, ``quota:disk_total_iops_sec``
     limits on disk I/O; 0 is none
+``quota:vif_inbound_average``, ``quota:vif_outbound_average``
+    bandwidth to the guest and from it, in kilobytes (1000 bytes) a second, as
+    libvirt's; 0 is no limit, not even the default
+``quota:vif_inbound_peak``, ``quota:vif_outbound_peak``
+    the most that a burst may reach, in the same unit; needs the average
+``quota:vif_inbound_burst``, ``quota:vif_outbound_burst``
+    how much may go faster than average, in KiB; needs the average
 
 OpenVZ has no counterpart to the other ``quota:`` keys (it does not tell reads
 from writes, for one); they are left to the drivers that they belong to.
@@ -47,6 +54,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from ovznovadriver import exception
+from ovznovadriver.openvz.shaping import MAX_BURST, MAX_RATE, Rate
 
 #: The range of cpuunits that both families of vzctl take.
 MIN_CPUUNITS = 8
@@ -56,6 +64,9 @@ MAX_IOPRIO = 7
 
 _MIB = 2**20
 _KIB_PER_GIB = 2**20
+_KIB = 2**10
+_KILOBYTE = 1000
+_BYTES_PER_MBIT = 125000
 # Of the kernel's scheduler, and so libvirt's when only a quota is given.
 _DEFAULT_PERIOD = 100000
 # vzctl counts UBC values in a C long; physpages of a sample that sets no limit
@@ -121,6 +132,7 @@ class SizingOptions:
     )
     disk_space_oversub_percent: float = 1.10
     tc_mbit_per_unit: int = 20
+    tc_max_line_speed: int = 1000
 
 
 @dataclass(frozen=True)
@@ -168,7 +180,8 @@ class Limits:
     :ivar diskspace: disk quota
     :ivar iolimit: bytes a second
     :ivar iopslimit: operations a second
-    :ivar bandwidth_mbit: Mbit a second
+    :ivar inbound: bandwidth of each interface, to the guest
+    :ivar outbound: bandwidth of each interface, from the guest
     """
 
     config: str | None = None
@@ -184,7 +197,8 @@ class Limits:
     diskspace: Diskspace | None = None
     iolimit: int | None = None
     iopslimit: int | None = None
-    bandwidth_mbit: int | None = None
+    inbound: Rate | None = None
+    outbound: Rate | None = None
 
 
 def limits(
@@ -204,6 +218,54 @@ def limits(
     for apply in _FILTERS:
         found = apply(found, case)
     return found
+
+
+def bandwidth(
+    extra_specs: Mapping[str, str], default_mbit: int | None = None
+) -> tuple[Rate | None, Rate | None]:
+    """The limits on traffic to the guest and from it; None is no limit.
+
+    :param extra_specs: a flavor's
+    :param default_mbit: Mbit/s where they say nothing
+    :raises InvalidValue: a key has a value that makes no sense
+    """
+    mbit = default_mbit
+    if "vz_bandwidth" in extra_specs:
+        mbit = _integer("vz_bandwidth", extra_specs["vz_bandwidth"], 1)
+        _at_most("vz_bandwidth", mbit, MAX_RATE // _BYTES_PER_MBIT)
+    default = None if mbit is None else Rate(mbit * _BYTES_PER_MBIT)
+    return (
+        _vif_rate(extra_specs, "quota:vif_inbound", default),
+        _vif_rate(extra_specs, "quota:vif_outbound", default),
+    )
+
+
+def _vif_rate(
+    extra_specs: Mapping[str, str], prefix: str, default: Rate | None
+) -> Rate | None:
+    numbers: dict[str, int] = {}
+    for name, unit, most in (
+        ("average", _KILOBYTE, MAX_RATE),
+        ("peak", _KILOBYTE, MAX_RATE),
+        ("burst", _KIB, MAX_BURST),
+    ):
+        key = f"{prefix}_{name}"
+        if key in extra_specs:
+            value = _integer(key, extra_specs[key], 0)
+            _at_most(key, value, most // unit)
+            numbers[name] = value * unit
+    if "average" not in numbers:
+        for name in numbers:
+            key = f"{prefix}_{name}"
+            raise _invalid(key, extra_specs[key], f"of no use without {prefix}_average")
+        return default
+    if numbers["average"] == 0:
+        return None
+    peak = numbers.get("peak") or None
+    if peak is not None and peak < numbers["average"]:
+        key = f"{prefix}_peak"
+        raise _invalid(key, extra_specs[key], f"less than {prefix}_average")
+    return Rate(numbers["average"], peak, numbers.get("burst") or None)
 
 
 def parse_numtcpsock_map(entries: Mapping[str, int | str]) -> dict[int, int]:
@@ -365,10 +427,11 @@ def _ioprio(found: Limits, case: _Case) -> Limits:
 
 
 def _bandwidth(found: Limits, case: _Case) -> Limits:
-    mbit = case.spec("vz_bandwidth", 1)
-    if mbit is None:
-        mbit = max(1, max(1, case.units) * case.options.tc_mbit_per_unit)
-    return replace(found, bandwidth_mbit=mbit)
+    default = max(1, case.units) * case.options.tc_mbit_per_unit
+    # tc_mbit_per_unit = 0 says that there is none.
+    default = min(default, case.options.tc_max_line_speed)
+    inbound, outbound = bandwidth(case.flavor.extra_specs, default or None)
+    return replace(found, inbound=inbound, outbound=outbound)
 
 
 _FILTERS: tuple[Callable[[Limits, _Case], Limits], ...] = (
@@ -404,6 +467,11 @@ def _integer(key: str, value: int | str, least: int | None) -> int:
 def _require(key: str, value: int, least: int) -> None:
     if value < least:
         raise _invalid(key, value, f"less than {least}")
+
+
+def _at_most(key: str, value: int, most: int) -> None:
+    if value > most:
+        raise _invalid(key, value, f"more than {most}")
 
 
 def _invalid(key: str, value: object, why: str) -> exception.InvalidValue:

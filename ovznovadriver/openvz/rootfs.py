@@ -31,7 +31,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ovznovadriver import exception
-from ovznovadriver.openvz import leftovers
+from ovznovadriver.openvz import keptconf, leftovers, swap
 from ovznovadriver.openvz.tree import (
     OPEN_DIR,
     Tree,
@@ -255,5 +255,10 @@ VERBS: Mapping[str, Callable[..., Any]] = {
         leftovers.list_artifacts,
         leftovers.check_dirs,
         leftovers.ensure_root_dir,
+        swap.swap_in,
+        swap.swap_out,
+        keptconf.keep_conf,
+        keptconf.restore_conf,
+        keptconf.drop_conf,
     )
 }

@@ -12,11 +12,12 @@
 
 """Archives that `vzctl create` unpacks: a look at one, and making one.
 
-A root file system comes as a tar archive, plain or packed with gzip, bzip2 or xz.
-vzctl 4 takes it as it is. vzctl 7 unpacks a tar.gz over the private area, of which
-the root is a subdirectory: every member must lie beneath it, or the container's root
-stays empty while vzctl reports success. :func:`repack` makes such an archive of any
-other in one pass, in limited memory and without unpacking to the disk.
+A root file system comes as a tar archive, plain or packed with gzip, bzip2 or xz;
+:mod:`ovznovadriver.openvz.convert` makes one of anything else. vzctl 4 takes it as it
+is. vzctl 7 unpacks a tar.gz over the private area, of which the root is a
+subdirectory: every member must lie beneath it, or the container's root stays empty
+while vzctl reports success. :func:`repack` makes such an archive of any other in one
+pass, in limited memory and without unpacking to the disk.
 
 vzctl unpacks as root and on the host. GNU tar guards itself, and this module comes
 before it: an archive is read to its end once, and refused when it is damaged, or when
@@ -86,8 +87,6 @@ _MALFORMED = (
 
 #: Where a sparse file holds data: offset and bytes of each part.
 Extents = tuple[tuple[int, int], ...]
-
-_ZSTD = b"\x28\xb5\x2f\xfd"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,10 +181,6 @@ def _unpacked(path: str) -> Iterator[tuple[str, IO[bytes]]]:
     """The suffix for an archive by its content, and what it holds."""
     with open(path, "rb") as file:
         head = file.peek(6)
-        if head.startswith(_ZSTD):
-            raise exception.ImageUnsuitable(
-                "it is packed with zstd, which vzctl cannot unpack: use gzip or xz"
-            )
         if head.startswith(b"\x1f\x8b"):
             with gzip.GzipFile(fileobj=file, mode="rb") as unpacked:
                 yield ".tar.gz", unpacked  # type: ignore[misc]  # a BinaryIO in all but name

@@ -132,6 +132,11 @@ class Tree:
     def __exit__(self, *_exc: object) -> None:
         os.close(self._root)
 
+    @property
+    def descriptor(self) -> int:
+        """The open root directory, as long as this is open."""
+        return self._root
+
     def owner(self) -> tuple[int, int]:
         """UID and GID of the root directory."""
         info = os.fstat(self._root)

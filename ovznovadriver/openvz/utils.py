@@ -20,11 +20,11 @@ import re
 import shlex
 import shutil
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from ovznovadriver import exception
-from ovznovadriver.openvz import command, privileged, privsep
+from ovznovadriver.openvz import command, privileged, privsep, processes
 
 LOG = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ class Executor:
         """
         _refuse_secrets(cmd[1:], secrets)
         shown = shlex.join(cmd)
-        argv = [self._find(cmd[0], run_as_root), *cmd[1:]]
+        argv = [self.find(cmd[0], run_as_root), *cmd[1:]]
         data = stdin.encode() if isinstance(stdin, str) else stdin
         limit = self._timeout if timeout is None else timeout
         deadline = time.monotonic() + self._lock_wait
@@ -184,15 +184,45 @@ class Executor:
             )
         return done.stdout
 
-    def call(self, verb: str, **kwargs: Any) -> Any:
+    def stream(
+        self,
+        *cmd: str,
+        output: Callable[[bytes], object],
+        timeout: float,
+        env: Mapping[str, str] | None = None,
+    ) -> command.Completed:
+        """Run a command as this user, and hand over its output as it comes.
+
+        :param output: gets the standard output; what it raises ends the command, with
+            everything it has started, and passes
+        :param timeout: seconds
+        :param env: variables besides those of this process
+        :raises CommandTimedOut: it was ended at its time limit
+        :raises ConfigurationError: there is no such program
+        :raises OSError: it cannot be started
+        """
+        shown = shlex.join(cmd)
+        LOG.debug("Running '%s'", shown)
+        done = processes.run_process(
+            [self.find(cmd[0], run_as_root=False), *cmd[1:]],
+            timeout=timeout,
+            env={**os.environ, "LC_ALL": "C", **(env or {})},
+            output=output,
+        )
+        if done.timed_out:
+            raise exception.CommandTimedOut(shown, timeout, stderr=done.stderr)
+        return command.Completed(done.returncode, "", done.stderr)
+
+    def call(self, verb: str, *, time_limit: float = _VERB_LIMIT, **kwargs: Any) -> Any:
         """Have a verb of :data:`privileged.VERBS` done as root.
 
+        :param time_limit: seconds after which it is not waited for any more
         :param kwargs: str, bytes, int, float, bool, None, lists and dicts
         :raises OvzError: whatever the verb raises
         :raises CommandRefused: the privileged side does not do this
         :raises PrivilegeError: the way to root does not work
         """
-        return self._ask(verb, kwargs, timeout=_VERB_LIMIT)
+        return self._ask(verb, kwargs, timeout=time_limit)
 
     def check(self) -> None:
         """Try the way to root.
@@ -207,7 +237,11 @@ class Executor:
                 " helper run as root"
             )
 
-    def _find(self, program: str, run_as_root: bool) -> str:
+    def find(self, program: str, run_as_root: bool = True) -> str:
+        """The absolute path of a program.
+
+        :raises ConfigurationError: it is nowhere in ``program_dirs``
+        """
         if os.path.isabs(program):
             return program
         dirs = list(self._program_dirs)
@@ -237,7 +271,7 @@ class Executor:
         else:
             env = {**os.environ, "LC_ALL": "C"}
             try:
-                done = privileged.run_process(
+                done = processes.run_process(
                     argv, stdin=stdin, timeout=timeout, env=env
                 )
             except OSError as error:
@@ -251,7 +285,7 @@ class Executor:
 
     def _run_as_root(
         self, argv: Sequence[str], stdin: bytes | None, timeout: float
-    ) -> privileged.Completed:
+    ) -> processes.Completed:
         if self._privilege == ROOTWRAP and not self.direct:
             # The command line is an argument list here as well, so that sudo's
             # log says what was run.
@@ -260,7 +294,7 @@ class Executor:
         else:
             kwargs = {"argv": list(argv), "stdin": stdin, "timeout": timeout}
             reply = self._ask("run", kwargs, timeout=timeout)
-        return privileged.Completed(**reply)
+        return processes.Completed(**reply)
 
     def _ask(self, verb: str, kwargs: dict[str, Any], *, timeout: float) -> Any:
         if self.direct:
@@ -278,7 +312,7 @@ class Executor:
         try:
             # In a session of its own and without a terminal, so that sudo cannot
             # ask for a password: it fails instead.
-            done = privileged.run_process(
+            done = processes.run_process(
                 [*helper, *args],
                 stdin=stdin,
                 timeout=timeout + _GRACE,
@@ -301,7 +335,7 @@ class Executor:
             raise self._helper_failed(helper, done) from error
 
     def _helper_failed(
-        self, helper: Sequence[str], done: privileged.Completed
+        self, helper: Sequence[str], done: processes.Completed
     ) -> exception.PrivilegeError:
         said = done.stderr.strip().splitlines()
         advice = _ROOTWRAP_ADVICE.get(

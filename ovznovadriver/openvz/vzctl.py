@@ -24,6 +24,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from typing import Protocol
 
 from ovznovadriver import exception
 from ovznovadriver.openvz import command, metadata
@@ -261,9 +262,34 @@ def check_arguments(args: Sequence[str]) -> None:
         )
 
 
+def console_arguments(family: Family, ctid: str) -> list[str]:
+    """The arguments that attach to a container's system console, tty1.
+
+    The privileged side does not permit them: only the console service, which is root
+    itself, has a use for them.
+
+    :raises InvalidValue: that is no CTID
+    """
+    if not command.is_ctid(ctid):
+        raise exception.InvalidValue(f"{ctid[:64]!a} is no CTID")
+    # Left out it is tty1 for vzctl 4, which counts from 0 whatever its manual says,
+    # and tty2 for vzctl 7, which counts from 1.
+    return ["console", ctid] if family.has_ubc else ["console", ctid, "1"]
+
+
+class Witness(Protocol):
+    """Who is told that containers start. Must not raise, nor take long."""
+
+    def starting(self, ctid: str) -> None:
+        """A container is about to be started."""
+
+    def started(self, ctid: str, said: str) -> None:
+        """It was, or it could not; and this is what vzctl said."""
+
+
 def _kib(count: int | None) -> int | None:
-    # Rounded down to 0 it would mean "unlimited".
-    return None if count is None else max(1, count // 1024)
+    # Rounded down to 0 it would mean "unlimited", which 0 itself does.
+    return max(1, count // 1024) if count else count
 
 
 @dataclass(frozen=True)
@@ -278,8 +304,8 @@ class Settings:
     :ivar privvmpages: pages of 4 KiB
     :ivar cpulimit: percent of one CPU
     :ivar diskspace_kb: soft and hard limit in KiB
-    :ivar iolimit: bytes a second
-    :ivar iopslimit: operations a second
+    :ivar iolimit: bytes a second; 0 is no limit
+    :ivar iopslimit: operations a second; 0 is no limit
     :ivar nameservers: addresses. Where a container has none, vzctl writes the host's
         own into its resolv.conf at each start (NAMESERVER=inherit in vz.conf).
     """
@@ -404,6 +430,7 @@ class Vzctl:
     CommandTimedOut at the time limit.
 
     :param changed: called after each command that may have changed a container
+    :ivar witness: who is told of starts
     """
 
     def __init__(
@@ -417,6 +444,7 @@ class Vzctl:
         self.limits = limits or TimeLimits()
         self._runner = runner
         self._changed = changed
+        self.witness: Witness | None = None
 
     def _run(
         self,
@@ -482,7 +510,16 @@ class Vzctl:
 
     def start(self, ctid: str) -> None:
         """Start a container; its init runs, its services may not yet."""
-        self._run("start", ctid, timeout=self.limits.start)
+        if self.witness is None:
+            self._run("start", ctid, timeout=self.limits.start)
+            return
+        self.witness.starting(ctid)
+        try:
+            done = self._run("start", ctid, timeout=self.limits.start)
+        except exception.CommandFailed as error:
+            self.witness.started(ctid, error.stdout + error.stderr)
+            raise
+        self.witness.started(ctid, done.stdout + done.stderr)
 
     def stop(
         self, ctid: str, *, fast: bool = False, timeout: float | None = None

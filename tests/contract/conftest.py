@@ -17,13 +17,17 @@
   it makes there it removes, and what that machine cannot do it skips, with the
   reason. On a node where nothing else makes containers meanwhile. The simulator's
   own executables on PATH will do, too, with OVZ_SIM_ROOT and OVZ_SIM_FAMILY.
-* With ``OVZ_PRIVILEGE`` it runs as an unprivileged user; see tests/privilege.
+* With ``OVZ_PRIVILEGE`` it runs as an unprivileged user; see tests/privilege. By
+  rootwrap, where each command starts three programs, the families take turns: what
+  they differ in is behind the way to root, and both run every test by privsep.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
+import itertools
 import os
 import secrets
 import shlex
@@ -41,7 +45,7 @@ from ovznovadriver.openvz import container, metadata, privsep
 from ovznovadriver.openvz import node as ovz_node
 from ovznovadriver.openvz import vzctl as ovz_vzctl
 from tests.contract import rootfs
-from tests.contract.place import WAY, Place
+from tests.contract.place import WAY, Place, made_for_this_worker
 from tests.simulator.node import SimNode
 
 _MODE = os.environ.get("OVZ_CONTRACT", "simulator")
@@ -49,6 +53,29 @@ if _MODE not in ("simulator", "real"):
     raise pytest.UsageError(f"OVZ_CONTRACT={_MODE}: set it to real or simulator")
 REAL = _MODE == "real"
 HOST = "contract"
+
+
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    """By rootwrap, let the families take turns."""
+    if WAY != "rootwrap" or REAL:
+        return
+    families = itertools.cycle("49")
+    turns: dict[tuple[str, ...], str] = {}
+    left_out = []
+    for item in items:
+        of = dict(item.callspec.params) if hasattr(item, "callspec") else {}
+        if "place" not in of:
+            continue
+        family = of.pop("place")
+        test = (item.nodeid.partition("[")[0], *map(repr, of.values()))
+        if test not in turns:
+            turns[test] = next(families)
+        if turns[test] != family:
+            left_out.append(item)
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
 def _real() -> Place:
@@ -77,7 +104,7 @@ def place(
     if request.param == "real":
         return _real()
     if WAY is not None:
-        root = Path(os.environ["OVZ_PRIVILEGE_DIR"]) / f"node{request.param}"
+        root = made_for_this_worker() / f"node{request.param}"
         return Place(root, (str(root / "bin"),))
     sim = SimNode(tmp_path / "node", request.param)
     return Place(sim.root, (str(sim.bin_dir),), sim)
@@ -199,6 +226,11 @@ class Bench:
         container.OvzContainer(self.node, ctid).delete()
 
 
+def _claims(path: Path) -> Path:
+    path.mkdir(mode=0o755, exist_ok=True)
+    return path
+
+
 def _open(place: Place, lock_dir: Path) -> tuple[ovz_node.Node, str | None]:
     # It also lays out a simulated node that is not there yet.
     answer = place.executor().execute("vzctl", "--version", run_as_root=True)
@@ -217,6 +249,11 @@ def _open(place: Place, lock_dir: Path) -> tuple[ovz_node.Node, str | None]:
     return node, blind
 
 
+#: A node that this process alone uses is opened once: to ask what it is takes most of
+#: a test's time by rootwrap.
+_open_once = functools.cache(_open)
+
+
 @contextlib.contextmanager
 def _template(node: ovz_node.Node, boots: bool) -> Iterator[str]:
     """An image in the template cache, as `create` takes it."""
@@ -233,7 +270,7 @@ def _template(node: ovz_node.Node, boots: bool) -> Iterator[str]:
 @pytest.fixture
 def alone(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No other process of this test run uses the node, where there is only one."""
-    if place.sim is not None:
+    if place.sim is not None or not REAL:
         yield
         return
     # The directory above that of a single process.
@@ -244,11 +281,16 @@ def alone(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
 
 
 @pytest.fixture
-def bench(place: Place, alone: None, tmp_path: Path) -> Iterator[Bench]:
+def bench(
+    place: Place, alone: None, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Bench]:
     """A node on which containers can be made and configured."""
-    lock_dir = tmp_path / "claims"
-    lock_dir.mkdir(mode=0o755)
-    node, blind = _open(place, lock_dir)
+    if REAL or place.sim is not None:
+        node, blind = _open(place, _claims(tmp_path / "claims"))
+    else:
+        claims = tmp_path_factory.getbasetemp() / f"claims-{place.path('/').name}"
+        node, blind = _open_once(place, _claims(claims))
+        node.look.forget()
     with _template(node, boots=place.root is None) as template:
         made = Bench(node, place, template, blind)
         try:

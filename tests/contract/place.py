@@ -29,6 +29,12 @@ from tests.simulator.node import SimNode
 WAY = os.environ.get("OVZ_PRIVILEGE")
 
 
+def made_for_this_worker() -> Path:
+    """The directory with the nodes that tests/privilege has made for this process."""
+    worker = os.environ["PYTEST_XDIST_WORKER"]
+    return Path(os.environ["OVZ_PRIVILEGE_DIR"], worker)
+
+
 @dataclass(frozen=True)
 class Place:
     """The tools, and the node that they work on.

@@ -23,6 +23,7 @@ import pytest
 from ovznovadriver import exception
 from ovznovadriver.openvz import node as ovz_node
 from ovznovadriver.openvz.container import OvzContainer, OvzContainers
+from ovznovadriver.openvz.hostends import HostEnd
 from ovznovadriver.openvz.vzctl import Settings, Veth
 from ovznovadriver.openvz.vzlist import State
 from tests.contract import rootfs
@@ -34,6 +35,10 @@ VETHS = (
     Veth("eth1", "fa:16:3e:0c:00:04", "tapc0ffee00-04"),
 )
 NAMES = [veth.host_ifname for veth in VETHS]
+ENDS = tuple(
+    HostEnd(host_ifname=veth.host_ifname, name=veth.name, mac=veth.mac)
+    for veth in VETHS
+)
 
 
 def _configure(container: OvzContainer) -> None:
@@ -197,11 +202,11 @@ def test_the_name_can_be_given_up_for_a_second_copy(seeing: Bench) -> None:
 
 def test_it_lives(living: Bench) -> None:
     made = living.container(configure=_configure)
-    made.start(NAMES)
+    made.start(ENDS)
     assert made.state is State.RUNNING
     made.stop()
     assert made.state is State.STOPPED
-    made.start(NAMES)
+    made.start(ENDS)
     made.stop(fast=True)
     assert made.state is State.STOPPED
     made.delete()
@@ -234,7 +239,7 @@ def test_a_paused_one_can_be_stopped(living: Bench) -> None:
 
 def test_it_is_suspended_and_resumed(living: Bench) -> None:
     made = living.container(configure=_configure)
-    made.start(NAMES)
+    made.start(ENDS)
     _suspend(living, made)
     assert made.state is State.SUSPENDED
     made.resume()
@@ -273,9 +278,9 @@ def test_a_host_end_that_is_taken_is_no_silent_loss(living: Bench) -> None:
         pytest.skip(f"{living.node.family.name} takes the interface that is there")
     first = living.container(configure=_configure)
     second = living.container(configure=_configure)
-    first.start(NAMES)
+    first.start(ENDS)
     with pytest.raises(exception.InterfaceMissing):
-        second.start(NAMES)
+        second.start(ENDS)
     assert second.refresh() is State.STOPPED
 
 

@@ -45,6 +45,10 @@ OF_2014 = {
     "kmemsize_barrier_differential": "5",
     "numtcpsock_default": "1000",
     "numtcpsock_map": "512:1,1024:2",
+    "migration_user": "root",
+    "rsync_iterations": "2",
+    "tc_mbit_per_unit": "10",
+    "tc_max_line_speed": "10000",
 }
 WITHOUT_EFFECT = {
     "tc_template_dir": "/data/tc",
@@ -53,17 +57,13 @@ WITHOUT_EFFECT = {
     "use_veth_devs": "False",
     "tc_host_slave_device": "eth1",
     "tc_id_max": "99",
-    "tc_mbit_per_unit": "10",
-    "tc_max_line_speed": "10000",
     "tmp_dir": "/data/tmp",
     "migration_method": "vzmigrate",
-    "migration_user": "root",
     "migration_transport": "scp",
     "vzmigrate_opts": "-v",
     "vzmigrate_online_migration": "False",
     "vzmigrate_destroy_source_container_on_migrate": "False",
     "vzmigrate_verbose_migration_logging": "False",
-    "rsync_iterations": "2",
     "create_disk_partition": "True",
     "volume_settle_num_tries": "3",
     "iscsiadm_num_tries": "3",
@@ -177,6 +177,9 @@ def test_a_setting_is_read(configured, text, name, value):
         "memory_unit_size = 0",
         "numtcpsock_map = 512:many",
         "cpulimit_overcommit_multiplier = 0",
+        "tc_mbit_per_unit = -1",
+        "tc_max_line_speed = 0",
+        "tc_max_line_speed = 1000001",
     ],
 )
 def test_a_value_that_makes_no_sense_is_refused(configured, line):
@@ -230,7 +233,7 @@ def test_the_defaults_are_those_of_the_layers_below():
         *("use_disk_quotas", "cpulimit_overcommit_multiplier", "memory_unit_size"),
         *("file_descriptors_per_unit", "kmemsize_percent_of_memory"),
         *("kmemsize_barrier_differential", "numtcpsock_default", "default_config"),
-        "disk_space_oversub_percent",
+        *("disk_space_oversub_percent", "tc_mbit_per_unit", "tc_max_line_speed"),
     ):
         assert OPTIONS[name].default == getattr(sizing, name), name
     for name in ("command", "create", "start", "stop"):

@@ -18,10 +18,11 @@ import contextlib
 import os
 import pathlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from ovznovadriver.openvz import processes
 from tests.unit.openvz.processes import Pids, lives
 
 
@@ -35,3 +36,19 @@ def pids(tmp_path: pathlib.Path) -> Iterator[Pids]:
         if lives(pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def time_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[Callable[[], object]], None]:
+    """Let a command's time be over as soon as something has happened."""
+
+    def after(happened: Callable[[], object]) -> None:
+        def wait(*_args: object) -> bool:
+            happened()
+            return False
+
+        monkeypatch.setattr(processes, "_wait", wait)
+
+    return after

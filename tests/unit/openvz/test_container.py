@@ -304,7 +304,7 @@ def test_foreign_containers_with_odd_descriptions_hinder_nobody(
 
 
 def test_interfaces_are_never_asked_of_vzlist(sim, node, image):
-    support.create(node, image, configure=support.with_interfaces).start(support.TAPS)
+    support.create(node, image, configure=support.with_interfaces).start(support.ENDS)
 
     asked = {column for c in sim.commands("vzlist") for column in c.argv[4].split(",")}
     assert asked == set(vzlist.FIELDS)

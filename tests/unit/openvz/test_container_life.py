@@ -134,7 +134,7 @@ def test_left_overs_that_stay_are_told_and_keep_the_number(sim4, node4, image4):
 
 def test_a_day_of_a_container(sim, node, image):
     container = support.create(node, image, configure=support.with_interfaces)
-    container.start(support.TAPS)
+    container.start(support.ENDS)
     assert container.state is State.RUNNING
     container.pause()
     assert container.state is State.PAUSED
@@ -157,7 +157,7 @@ def test_a_host_end_that_is_there_already_stops_the_start(sim4, node4, image4):
     sim4.add_nic("tap1")
 
     with pytest.raises(exception.InterfaceMissing, match="'ip link del tap1'"):
-        container.start(support.TAPS)
+        container.start(support.ENDS)
 
     assert "start" not in support.subcommands(sim4)
 
@@ -173,8 +173,8 @@ def test_a_start_that_forgot_an_interface_is_a_failure(sim4, node4, image4):
         sim4.remove_nic("tap1")
 
     node4.vzctl.start = late
-    with pytest.raises(exception.InterfaceMissing, match="stopped again"):
-        container.start(support.TAPS)
+    with pytest.raises(exception.InterfaceMissing, match="is tap1"):
+        container.start(support.ENDS)
     assert container.refresh() is State.STOPPED
 
 
@@ -182,7 +182,7 @@ def test_vzctl_9_adopts_a_host_end_that_is_there(sim9, node9, image9):
     container = support.create(node9, image9, configure=support.with_interfaces)
     sim9.add_nic("tap0")
 
-    container.start(support.TAPS)
+    container.start(support.ENDS)
 
     assert container.state is State.RUNNING
 

@@ -136,7 +136,7 @@ def test_nothing_is_removed_where_something_is_mounted(
 ):
     fill(tmp_path, CTID)
     point = f"{dirs[kind]}/{CTID}{below}"
-    monkeypatch.setattr(leftovers, "_mount_points", lambda: ["/", point])
+    monkeypatch.setattr(leftovers, "mount_points", lambda: ["/", point])
 
     failures = leftovers.remove_container(dirs=dirs, ctid=CTID)
 
@@ -147,7 +147,7 @@ def test_nothing_is_removed_where_something_is_mounted(
 def test_a_mount_of_another_container_does_not_count(tmp_path, dirs, monkeypatch):
     fill(tmp_path, CTID)
     points = [f"{dirs['root']}/1010", f"{dirs['root']}"]
-    monkeypatch.setattr(leftovers, "_mount_points", lambda: points)
+    monkeypatch.setattr(leftovers, "mount_points", lambda: points)
 
     assert leftovers.remove_container(dirs=dirs, ctid=CTID) == []
 
@@ -161,7 +161,7 @@ def bound(source, target, top):
     try:
         yield
     finally:
-        for point in leftovers._mount_points():
+        for point in leftovers.mount_points():
             if point.startswith(f"{top}/"):
                 assert libc.umount2(os.fsencode(point), 0) == 0
 
@@ -190,7 +190,7 @@ def test_a_bind_mount_in_a_tree_keeps_its_content(tmp_path, dirs):
 
 def test_mount_points_are_read_with_their_escapes(tmp_path):
     assert leftovers._unescape("/a\\040b\\011c\\134d") == "/a b\tc\\d"
-    assert "/" in leftovers._mount_points()
+    assert "/" in leftovers.mount_points()
 
 
 def test_only_known_kinds_of_directories_are_taken(dirs):

@@ -219,3 +219,115 @@ def test_a_program_must_be_roots_own(owners: Owners, vz: pathlib.Path) -> None:
     permit.check_program(argv, 1.0, direct=True)
     with pytest.raises(exception.CommandRefused, match="could be changed"):
         permit.check_program(argv, 1.0, direct=False)
+
+
+IN_TREES = [
+    "private/101/usr/sbin",
+    "private/5d35cf5b-8d1c-4a0e-9b0e-6f8d5f1c0a01/fs/usr/sbin",
+    "private/.incoming-5d35cf5b-8d1c-4a0e-9b0e-6f8d5f1c0a01/tree/sbin",
+    "root/101/sbin",
+]
+
+
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize("place", IN_TREES)
+def test_a_guests_program_never_runs_on_the_host(
+    owners: Owners, vz: pathlib.Path, place: str, linked: bool
+) -> None:
+    # All of it is root's own, as a guest's root is on OpenVZ's kernels.
+    directory = vz / place
+    directory.mkdir(parents=True)
+    if linked:
+        (vz / "link").symlink_to(directory)
+    for name in ("vzctl", "ip"):
+        (directory / name).touch()
+    where = vz / "link" if linked else directory
+    with pytest.raises(exception.CommandRefused, match="container's tree"):
+        permit.check_program([f"{where}/vzctl", "--version"], 1.0, direct=False)
+    with pytest.raises(exception.CommandRefused, match="container's tree"):
+        permit.check_tools({"ip": f"{where}/ip"}, direct=False)
+
+
+def test_ip_and_tc_may_be_where_only_root_can_put_them(
+    owners: Owners, vz: pathlib.Path
+) -> None:
+    for name in permit.TOOLS:
+        (vz / name).touch()
+        permit.check_tools({name: str(vz / name)}, direct=False)
+
+
+def test_a_tool_must_be_roots_own(owners: Owners) -> None:
+    program = pathlib.Path("/usr/bin")
+    owners.tell(program, 1000, 0o755)
+    with pytest.raises(exception.CommandRefused, match="could be changed"):
+        permit.check_tools({"ip": f"{program}/ip"}, direct=False)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/proc/1/root/sbin/ip",
+        "/sbin/tc",
+        "/sbin/ip\0",
+        "/bin/sh",
+        "/no/such/place/ip",
+    ],
+)
+def test_a_tool_is_nothing_else(owners: Owners, path: str) -> None:
+    with pytest.raises(exception.CommandRefused):
+        permit.check_tools({"ip": path}, direct=False)
+
+
+@pytest.mark.parametrize(
+    "programs",
+    [
+        {"sh": "/bin/sh"},
+        {"ip": "/sbin/ip", "vzctl": "/usr/sbin/vzctl"},
+        {"": "/sbin/ip"},
+        {"ip": "ip"},
+        {"ip": "sbin/ip"},
+        {"ip": None},
+        {"ip": ["/sbin/ip"]},
+        None,
+        "ip",
+        ["ip"],
+    ],
+)
+@pytest.mark.parametrize("direct", [True, False])
+def test_nothing_but_ip_and_tc_is_a_tool(programs: object, direct: bool) -> None:
+    with pytest.raises(exception.CommandRefused, match="not one of ip, tc"):
+        permit.check_tools(programs, direct=direct)
+
+
+def test_where_a_tool_is_does_not_matter_where_the_caller_is_root_itself() -> None:
+    permit.check_tools({"ip": "/nowhere/bin/ip", "tc": "/x/y"}, direct=True)
+
+
+@pytest.mark.parametrize(
+    ("owner", "caller", "permitted"),
+    [
+        (1000, "1000", True),
+        (1001, "1000", False),
+        (0, "1000", False),
+        (1001, None, True),
+        (0, None, False),
+        (1001, "0", True),
+        ("1000", "1000", False),
+        (-1, None, False),
+    ],
+)
+def test_an_archive_goes_to_the_callers_own_pipe(monkeypatch, owner, caller, permitted):
+    monkeypatch.delenv("SUDO_UID", raising=False)
+    if caller is not None:
+        monkeypatch.setenv("SUDO_UID", caller)
+    if permitted:
+        permit.check_owner(owner, direct=False)
+        return
+    with pytest.raises(exception.CommandRefused):
+        permit.check_owner(owner, direct=False)
+
+
+def test_root_itself_writes_to_its_own_pipes_alone():
+    permit.check_owner(os.geteuid(), direct=True)
+    with pytest.raises(exception.CommandRefused):
+        permit.check_owner(os.geteuid() + 1, direct=True)

@@ -10,257 +10,24 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Processes, their end, and the verbs; with real processes throughout."""
+"""What the way to root can be asked; with real processes throughout."""
 
 from __future__ import annotations
 
-import importlib.metadata
+import json
 import os
 import pathlib
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
 from hypothesis import given, strategies
 
 from ovznovadriver import exception
-from ovznovadriver.openvz import permit, privileged, rootfs
-from tests.unit.openvz.processes import Pids, lives
+from ovznovadriver.openvz import incoming, permit, privileged, processes, rootfs
 
 ENV = {"PATH": "/usr/bin:/bin"}
 PROJECT = pathlib.Path(__file__).parents[3]
 LONG = 100.0
-
-
-def _shell(script: str, *args: str, **kwargs: object) -> privileged.Completed:
-    options = {"timeout": LONG, "env": ENV, **kwargs}
-    return privileged.run_process(["/bin/sh", "-c", script, "sh", *args], **options)
-
-
-@pytest.fixture
-def time_is_over(
-    monkeypatch: pytest.MonkeyPatch,
-) -> Callable[[Callable[[], object]], None]:
-    """Let a command's time be over as soon as something has happened."""
-
-    def after(happened: Callable[[], object]) -> None:
-        def wait(*_args: object) -> bool:
-            happened()
-            return False
-
-        monkeypatch.setattr(privileged, "_wait", wait)
-
-    return after
-
-
-def test_output_and_exit_code_are_told_apart() -> None:
-    done = _shell("echo out; echo err >&2; exit 7")
-    assert done == privileged.Completed(7, "out\n", "err\n", False)
-
-
-def test_a_signal_gives_its_negative_number() -> None:
-    assert _shell("kill -TERM $$").returncode == -signal.SIGTERM
-
-
-def test_standard_input_reaches_the_command_whole() -> None:
-    data = bytes(range(32, 127)) * 20000
-    assert _shell("cat", stdin=data).stdout == data.decode()
-
-
-def test_without_input_the_command_reads_nothing() -> None:
-    assert _shell("cat; echo end").stdout == "end\n"
-    assert _shell("cat; echo end", stdin=b"").stdout == "end\n"
-
-
-def test_a_command_need_not_read_its_input() -> None:
-    assert _shell("exec <&-; echo end", stdin=b"x" * 10**6).stdout == "end\n"
-
-
-def test_bytes_that_are_no_text_are_kept() -> None:
-    stdout = _shell(r"printf 'a\377b'").stdout
-    assert stdout.encode(errors="surrogateescape") == b"a\xffb"
-
-
-def test_the_environment_is_the_given_one_and_the_mark() -> None:
-    names = {line.split("=")[0] for line in _shell("env").stdout.splitlines()}
-    assert names - {"PWD", "_", "SHLVL"} == {"PATH", "OVZ_RUN_ID"}
-
-
-def test_a_command_has_its_own_session_and_a_safe_umask() -> None:
-    before = os.umask(0)
-    try:
-        done = _shell("cut -d' ' -f6 /proc/$$/stat; echo $$; umask; pwd")
-    finally:
-        os.umask(before)
-    session, pid, umask, directory = done.stdout.split()
-    assert session == pid
-    assert umask == "0022"
-    assert directory == "/"
-
-
-def test_a_program_that_is_not_there_is_an_os_error() -> None:
-    with pytest.raises(FileNotFoundError):
-        privileged.run_process(["/no/such/program"], timeout=LONG, env=ENV)
-
-
-def test_of_an_endless_output_both_ends_are_kept(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(privileged, "OUTPUT_KEPT", 1000)
-    done = _shell("echo first; yes | head -c 1000000; echo; echo last")
-    assert done.stdout.startswith("first\ny\n")
-    assert done.stdout.endswith("\nlast\n")
-    assert "bytes left out" in done.stdout
-    assert len(done.stdout) < 2100
-
-
-@given(
-    chunks=strategies.lists(strategies.binary(max_size=40), max_size=20),
-    kept=strategies.integers(1, 50),
-)
-def test_an_output_that_fits_is_kept_unchanged(chunks: list[bytes], kept: int) -> None:
-    whole = b"".join(chunks)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(privileged, "OUTPUT_KEPT", kept)
-        output = privileged._Output()
-        for chunk in chunks:
-            output.add(chunk)
-        text = output.text().encode(errors="surrogateescape")
-    if len(whole) <= 2 * kept:
-        assert text == whole
-    else:
-        assert text.startswith(whole[:kept])
-        assert text.endswith(whole[-kept:])
-        assert b"[... %d bytes left out ...]" % (len(whole) - 2 * kept) in text
-
-
-def test_a_daemon_that_holds_the_output_is_not_waited_for(pids: Pids) -> None:
-    done = _shell('sleep 1000 & touch "$1/$!"; echo started', str(pids.directory))
-    assert done == privileged.Completed(0, "started\n", "", False)
-    assert lives(pids.wait_for(1)[0])
-
-
-def test_a_daemon_that_goes_on_writing_is_not_waited_for(pids: Pids) -> None:
-    done = _shell('yes & touch "$1/$!"; echo started >&2', str(pids.directory))
-    assert done.returncode == 0
-    assert done.stderr == "started\n"
-
-
-def test_a_command_beyond_its_time_is_ended() -> None:
-    done = _shell("echo before; sleep 1000", timeout=0.3)
-    assert done.timed_out
-    assert done.returncode == -signal.SIGKILL
-    assert done.stdout == "before\n"
-
-
-# Each child notes its pid and stays. "lost" has a session of its own and no
-# parent; "changed" has another environment; "deep" is both, but not at once.
-_TREE = """
-cd "$1"
-stay='touch $$; exec sleep 1000'
-sh -c "$stay" &
-setsid sh -c "$stay" &
-(setsid sh -c "$stay" &)
-env -i PATH=/usr/bin:/bin setsid sh -c "$stay" &
-(setsid sh -c "env -i PATH=/usr/bin:/bin sh -c '$stay' & $stay" &)
-trap '' TERM
-eval "$stay"
-"""
-
-
-def test_the_end_takes_all_descendants_with_it(
-    pids: Pids, time_is_over: Callable[[Callable[[], object]], None]
-) -> None:
-    time_is_over(lambda: pids.wait_for(7))
-    assert _shell(_TREE, str(pids.directory)).timed_out
-    assert [pid for pid in pids.known() if lives(pid)] == []
-
-
-def test_all_descendants_are_stopped_before_one_is_ended(
-    pids: Pids,
-    time_is_over: Callable[[Callable[[], object]], None],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    sent: list[signal.Signals] = []
-    send = privileged._signal
-
-    def noted(pid: int, number: signal.Signals) -> bool:
-        sent.append(number)
-        return send(pid, number)
-
-    monkeypatch.setattr(privileged, "_signal", noted)
-    time_is_over(lambda: pids.wait_for(7))
-    _shell(_TREE, str(pids.directory))
-    first_end = sent.index(signal.SIGKILL)
-    assert set(sent[:first_end]) == {signal.SIGSTOP}
-    assert first_end >= 7
-
-
-def test_descendants_that_multiply_are_ended_too(
-    pids: Pids, time_is_over: Callable[[Callable[[], object]], None]
-) -> None:
-    script = """
-    cd "$1"
-    breed='touch $$; while :; do (setsid sh -c "touch \\$\\$; sleep 1000" &); sleep 0.01
-    done'
-    (setsid sh -c "$breed" &)
-    eval "$breed"
-    """
-    time_is_over(lambda: pids.wait_for(10))
-    assert _shell(script, str(pids.directory)).timed_out
-    assert [pid for pid in pids.known() if lives(pid)] == []
-
-
-def test_the_processes_of_other_commands_are_left_alone(
-    pids: Pids, time_is_over: Callable[[Callable[[], object]], None]
-) -> None:
-    _shell('setsid sleep 1000 & touch "$1/$!"', str(pids.directory))
-    time_is_over(lambda: None)
-    assert _shell("sleep 1000").timed_out
-    assert lives(pids.wait_for(1)[0])
-
-
-def test_a_caller_that_is_interrupted_leaves_nothing_behind(
-    pids: Pids, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(*_args: object) -> bool:
-        pids.wait_for(1)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(privileged, "_wait", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        _shell('touch "$1/$$"; exec sleep 1000', str(pids.directory))
-    assert [pid for pid in pids.known() if lives(pid)] == []
-
-
-def test_what_cannot_be_ended_is_given_up(
-    pids: Pids,
-    monkeypatch: pytest.MonkeyPatch,
-    time_is_over: Callable[[Callable[[], object]], None],
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    monkeypatch.setattr(privileged, "KILL_LIMIT", 0.2)
-    monkeypatch.setattr(privileged, "_signal", lambda pid, number: True)
-    time_is_over(lambda: pids.wait_for(1))
-    done = _shell('touch "$1/$$"; exec sleep 1000', str(pids.directory))
-    assert done.timed_out
-    assert "cannot be ended" in caplog.text
-
-
-def test_another_users_process_is_not_waited_for(
-    pids: Pids,
-    monkeypatch: pytest.MonkeyPatch,
-    time_is_over: Callable[[Callable[[], object]], None],
-) -> None:
-    def denied(_pid: int, _number: int) -> None:
-        raise PermissionError
-
-    time_is_over(lambda: pids.wait_for(1))
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "kill", denied)
-        assert _shell('touch "$1/$$"; exec sleep 1000', str(pids.directory)).timed_out
 
 
 # --- messages ----------------------------------------------------------------
@@ -318,8 +85,108 @@ def test_an_unknown_verb_is_refused() -> None:
         _served("system", command="id")
 
 
-def test_all_verbs_of_rootfs_are_there() -> None:
-    assert set(privileged.VERBS) == {"ping", "run", *rootfs.VERBS}
+def test_every_verb_is_known_here() -> None:
+    assert set(privileged.VERBS) == {
+        *("ping", "run", *rootfs.VERBS),
+        *("pack_contents", "pack_tree", "restore_attributes"),
+        *("write_host_ends", "announce", *TOOL_VERBS),
+        *("send_tree", *incoming.VERBS),
+    }
+
+
+#: Those that run ip and tc.
+TOOL_VERBS = ("apply_host_ends", "check_host_ends", "drop_host_ends")
+
+
+@pytest.mark.parametrize("verb", ["write_host_ends", "announce", *TOOL_VERBS])
+def test_what_is_kept_of_interfaces_is_in_a_place_for_containers(verb: str) -> None:
+    programs = {"programs": {"ip": "/sbin/ip"}} if verb in TOOL_VERBS else {}
+    with pytest.raises(exception.CommandRefused, match="/proc"):
+        _served(verb, ctid="101", base="/proc", **programs)
+    with pytest.raises(exception.CommandRefused, match="not a CTID"):
+        _served(verb, ctid="1", base="/vz", **programs)
+
+
+@pytest.mark.parametrize("verb", TOOL_VERBS)
+@pytest.mark.parametrize("programs", [{"ip": "/vz/private/101/ip"}, {"sh": "/bin/sh"}])
+def test_a_verb_for_interfaces_runs_no_other_program(
+    monkeypatch: pytest.MonkeyPatch, verb: str, programs: dict[str, str]
+) -> None:
+    monkeypatch.setattr(permit, "check_trusted_path", lambda path, **_kwargs: path)
+    with pytest.raises(exception.CommandRefused):
+        _served(verb, names=["tap0"], programs=programs)
+
+
+@pytest.mark.parametrize("verb", TOOL_VERBS)
+def test_how_a_program_runs_is_not_the_callers_to_say(verb: str) -> None:
+    with pytest.raises(exception.OvzError, match="TypeError"):
+        _served(verb, names=[], programs={}, run="x")
+
+
+def test_no_interface_is_touched_by_any_other_name(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a service that has been taken over might send."""
+    monkeypatch.setattr(permit, "check_file_verb", lambda kwargs, direct: None)
+    monkeypatch.setattr(permit, "check_tools", lambda programs, direct: None)
+    ran = tmp_path / "ran"
+    for name in ("ip", "tc"):
+        (tmp_path / name).write_text(f"#!/bin/sh\ntouch {ran}\n")
+        (tmp_path / name).chmod(0o755)
+    programs = {name: str(tmp_path / name) for name in ("ip", "tc")}
+    place = {"base": str(tmp_path), "ctid": "101"}
+    (tmp_path / "101.conf").touch()
+    nic = {"name": "eth0", "mac": "fa:16:3e:01:02:03"}
+    for changes in (
+        {"host_ifname": "eth0"},
+        {"host_ifname": "tap0\nlink del dev eth0"},
+        {"host_ifname": "tap0", "bridge": "br-int"},
+        {"host_ifname": "tap0", "mtu": "1500\nlink del dev eth0"},
+        {"host_ifname": "tap0", "inbound": {"average": "5000bps\nqdisc del dev eth0"}},
+    ):
+        blank = {"bridge": None, "mtu": None, "inbound": None, "outbound": None}
+        whole = {**blank, "addresses": [], **nic, **changes}
+        text = json.dumps({"version": 1, "nics": [whole]})
+        with pytest.raises(exception.InvalidValue):
+            _served("write_host_ends", **place, text=text)
+        (tmp_path / "101.nics").write_text(text)
+        with pytest.raises(exception.InvalidValue):
+            _served("apply_host_ends", **place, programs=programs)
+        (tmp_path / "101.nics").unlink()
+    with pytest.raises(exception.InvalidValue):
+        _served("apply_host_ends", **place, programs=programs, names=["eth0"])
+    with pytest.raises(exception.InvalidValue):
+        _served("drop_host_ends", programs=programs, names=["eth0"])
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_ip_runs_with_a_clean_environment_for_others(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, direct: bool
+) -> None:
+    monkeypatch.setattr(permit, "check_tools", lambda programs, direct: None)
+    monkeypatch.setenv("OVZ_TEST", "of the caller")
+    program = tmp_path / "ip"
+    program.write_text(
+        f'#!/bin/sh\necho "$OVZ_TEST$LC_ALL" >{tmp_path}/env; echo "[]"\n'
+    )
+    program.chmod(0o755)
+    programs = {"ip": str(program)}
+    _served("drop_host_ends", direct=direct, names=["tap0"], programs=programs)
+    told = "of the callerC\n" if direct else "C\n"
+    assert (tmp_path / "env").read_text() == told
+
+
+def test_an_ip_that_hangs_is_ended(
+    tmp_path: pathlib.Path,
+    time_is_over: Callable[[Callable[[], object]], None],
+) -> None:
+    program = tmp_path / "ip"
+    program.write_text("#!/bin/sh\nexec sleep 100\n")
+    program.chmod(0o755)
+    time_is_over(lambda: None)
+    with pytest.raises(exception.CommandTimedOut, match="did not end within 30 s"):
+        privileged.tool_runner(ENV)([str(program), "link"])
 
 
 @pytest.mark.parametrize("verb", sorted(rootfs.VERBS))
@@ -343,7 +210,7 @@ def test_a_program_runs_with_a_clean_environment(
 
     def served(direct: bool) -> str:
         done = _served("run", direct=direct, argv=argv, stdin=b"given", timeout=LONG)
-        return privileged.Completed(**done).stdout
+        return processes.Completed(**done).stdout
 
     assert "LC_ALL=C\n" in served(True)
     assert "OVZ_TEST=of the caller\n" in served(True)
@@ -382,52 +249,3 @@ def test_errors_that_need_more_than_a_message_arrive_as_their_root() -> None:
     reply = privileged.encode({"error": "CommandFailed", "message": "it failed"})
     with pytest.raises(exception.OvzError, match="it failed"):
         privileged.result(reply)
-
-
-_EVENTLET = """
-import eventlet
-eventlet.monkey_patch()
-import os, pathlib, sys, time
-from ovznovadriver.openvz import privileged
-
-directory = pathlib.Path(sys.argv[1])
-ENV = {"PATH": "/usr/bin:/bin"}
-
-def run(script, **kwargs):
-    argv = ["/bin/sh", "-c", script, "sh", str(directory)]
-    return privileged.run_process(argv, env=ENV, **{"timeout": 60, **kwargs})
-
-# Three that wait for each other: they run at once, or not at all.
-meet = 'cd "$1"; touch at.$$; until [ $(ls | grep -c at.) = 3 ]; do sleep 0.05; done'
-threads = [eventlet.spawn(run, meet) for _ in range(3)]
-print("codes", [thread.wait().returncode for thread in threads])
-print("input", len(run("cat", stdin=b"x" * 10**6).stdout))
-print("daemon", run('sleep 1000 & touch "$1/pids/$!"; echo on').stdout)
-def over(*args):
-    while len(os.listdir(directory / "pids")) < 2:
-        time.sleep(0.01)
-    return False
-privileged._wait = over
-print("late", run('touch "$1/pids/$$"; exec sleep 1000').timed_out)
-"""
-
-
-# Not asked of the import system: nova lets nobody look for eventlet there.
-@pytest.mark.skipif(
-    not any(importlib.metadata.distributions(name="eventlet")),
-    reason="eventlet is not installed",
-)
-def test_commands_run_under_eventlet(tmp_path: pathlib.Path, pids: Pids) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", _EVENTLET, str(tmp_path)],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-    )
-    assert "codes [0, 0, 0]" in done.stdout, done.stderr
-    assert "input 1000000" in done.stdout
-    assert "daemon on" in done.stdout
-    assert "late True" in done.stdout
-    assert sum(map(lives, pids.wait_for(2))) == 1

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from ovznovadriver import exception
 from ovznovadriver.openvz import resources
 from ovznovadriver.openvz.resources import Diskspace, Flavor, HostFacts, SizingOptions
+from ovznovadriver.openvz.shaping import Rate
 
 HOST = HostFacts(memory_mb=8192, cpus=2)
 UBC = SizingOptions(use_ubc=True)
@@ -43,6 +44,7 @@ options = st.builds(
     kmemsize_barrier_differential=st.integers(0, 99),
     disk_space_oversub_percent=st.floats(1.0, 10.0),
     tc_mbit_per_unit=st.integers(0, 1000),
+    tc_max_line_speed=st.integers(1, 1000000),
 )
 
 
@@ -61,6 +63,13 @@ def limits(
     return resources.limits(flavor, host, opts)
 
 
+def mbits(found: resources.Limits) -> tuple[float, float]:
+    """The bandwidth in both directions; there is one."""
+    assert found.inbound is not None
+    assert found.outbound is not None
+    return found.inbound.average / 125000, found.outbound.average / 125000
+
+
 # --- The figures of 2014 ---
 
 
@@ -77,7 +86,8 @@ def test_a_flavor_of_2_gb_on_a_small_host():
         cpus=2,
         ioprio=2,
         diskspace=Diskspace(soft_kb=10 * 2**20, hard_kb=11 * 2**20),
-        bandwidth_mbit=80,
+        inbound=Rate(10_000_000),
+        outbound=Rate(10_000_000),
     )
 
 
@@ -118,14 +128,15 @@ def test_a_flavor_larger_than_the_host_gets_no_more_than_there_is():
         (1535, 8192, 40, 1),
         (1536, 12288, 60, 2),
         (4096, 32768, 160, 3),
-        (65536, 524288, 2560, 7),
-        (262144, 2097152, 10240, 7),
+        (25600, 204800, 1000, 6),
+        (26112, 208896, 1000, 6),
+        (262144, 2097152, 1000, 7),
     ],
 )
 def test_limits_that_grow_with_units_of_memory(memory_mb, files, mbit, ioprio):
     found = limits(memory_mb=memory_mb)
     assert (found.numfile, found.numflock) == (files, files)
-    assert (found.bandwidth_mbit, found.ioprio) == (mbit, ioprio)
+    assert (mbits(found), found.ioprio) == ((mbit, mbit), ioprio)
 
 
 @pytest.mark.parametrize(
@@ -179,12 +190,13 @@ def test_the_options_change_the_figures():
             numtcpsock_map={},
             disk_space_oversub_percent=2.0,
             tc_mbit_per_unit=3,
+            tc_max_line_speed=7,
         )
     )
     assert found.config is None
     assert found.ubc is not None
     assert found.ubc.kmemsize_limit == found.ubc.kmemsize_barrier == 2**30
-    assert (found.numfile, found.numtcpsock, found.bandwidth_mbit) == (20, 7, 6)
+    assert (found.numfile, found.numtcpsock, mbits(found)) == (20, 7, (6, 6))
     assert found.diskspace == Diskspace(10 * 2**20, 20 * 2**20)
 
 
@@ -226,8 +238,58 @@ def test_vz_cpulimit_comes_first_and_is_capped():
     assert limits(vz_cpulimit="100000").cpulimit == 200
 
 
-def test_vz_bandwidth_replaces_the_formula():
-    assert limits(vz_bandwidth="7").bandwidth_mbit == 7
+def test_vz_bandwidth_replaces_the_formula_and_its_cap():
+    assert mbits(limits(vz_bandwidth="7")) == (7, 7)
+    assert mbits(limits(vz_bandwidth="40000")) == (40000, 40000)
+
+
+def test_without_a_default_only_what_is_asked_for_is_limited():
+    none = SizingOptions(tc_mbit_per_unit=0)
+    found = limits(opts=none)
+    assert (found.inbound, found.outbound) == (None, None)
+    assert mbits(limits(opts=none, vz_bandwidth="7")) == (7, 7)
+    assert resources.bandwidth({}) == (None, None)
+
+
+def test_novas_quotas_come_first_in_their_own_direction():
+    found = limits(
+        vz_bandwidth="8",
+        quota__vif_inbound_average="2000",
+        quota__vif_inbound_peak="3000",
+        quota__vif_inbound_burst="256",
+    )
+    assert found.inbound == Rate(2_000_000, 3_000_000, 256 * 1024)
+    assert found.outbound == Rate(1_000_000)
+    found = limits(quota__vif_outbound_average="1")
+    assert (found.inbound, found.outbound) == (Rate(10_000_000), Rate(1000))
+
+
+def test_an_average_of_0_is_no_limit():
+    found = limits(
+        vz_bandwidth="8",
+        quota__vif_outbound_average="0",
+        quota__vif_outbound_peak="9",
+    )
+    assert (found.inbound, found.outbound) == (Rate(1_000_000), None)
+
+
+def test_a_peak_or_burst_of_0_is_none():
+    zeros = {"quota__vif_inbound_peak": "0", "quota__vif_inbound_burst": "0"}
+    assert limits(quota__vif_inbound_average="5", **zeros).inbound == Rate(5000)
+
+
+@pytest.mark.parametrize("direction", ["inbound", "outbound"])
+@pytest.mark.parametrize("name", ["peak", "burst"])
+def test_a_burst_needs_an_average(direction, name):
+    key = f"quota:vif_{direction}_{name}"
+    with pytest.raises(exception.InvalidValue, match=f"{key} = '9' .*_average"):
+        resources.bandwidth({key: "9", "vz_bandwidth": "1"})
+
+
+def test_no_peak_is_lower_than_the_average():
+    specs = {"quota:vif_inbound_average": "10", "quota:vif_inbound_peak": "9"}
+    with pytest.raises(exception.InvalidValue, match="_peak = '9' is less than"):
+        resources.bandwidth(specs)
 
 
 @pytest.mark.parametrize(
@@ -292,6 +354,10 @@ def test_the_quotas_of_other_drivers_are_left_alone():
         ("vz_cpulimit", "9" * 5000),
         ("vz_bandwidth", "0"),
         ("vz_bandwidth", "fast"),
+        ("vz_bandwidth", "8796094"),
+        ("quota:vif_inbound_average", "-1"),
+        ("quota:vif_outbound_average", "1.5"),
+        ("quota:vif_inbound_average", "1099511628"),
         ("quota:cpu_shares", "-1"),
         ("quota:cpu_quota", "all"),
         ("quota:cpu_quota", "999"),
@@ -330,10 +396,12 @@ def test_no_limit_is_unlimited_by_being_0_or_above_its_cap(flavor, host, opts):
         found.numfile,
         found.numflock,
         found.numtcpsock,
-        found.bandwidth_mbit,
     ):
         assert value is not None
         assert value >= 1
+    assert (found.inbound is None) == (opts.tc_mbit_per_unit == 0)
+    if found.inbound:
+        assert max(mbits(found)) <= opts.tc_max_line_speed
     assert 8 <= found.cpuunits <= 500000
     assert 1 <= found.cpulimit <= host.cpus * 100
     assert 1 <= found.cpus <= min(host.cpus, flavor.vcpus)
@@ -355,9 +423,9 @@ def test_more_memory_never_gives_less_of_anything(flavor, more, host, opts):
     larger = dataclasses.replace(flavor, memory_mb=flavor.memory_mb + more)
     low = dataclasses.asdict(resources.limits(flavor, host, opts))
     high = dataclasses.asdict(resources.limits(larger, host, opts))
-    for memory in ("vswap", "ubc"):
-        low.update(low.pop(memory) or {})
-        high.update(high.pop(memory) or {})
+    for part in ("vswap", "ubc", "inbound", "outbound"):
+        low.update(low.pop(part) or {})
+        high.update(high.pop(part) or {})
     # The map of TCP sockets is the operator's own.
     for key in low.keys() - {"config", "diskspace", "numtcpsock"}:
         assert (low[key] or 0) <= (high[key] or 0), key
@@ -377,6 +445,10 @@ def test_more_memory_never_gives_less_of_anything(flavor, more, host, opts):
                 "quota:cpu_period",
                 "quota:disk_total_bytes_sec",
                 "quota:disk_total_iops_sec",
+                "quota:vif_inbound_average",
+                "quota:vif_inbound_peak",
+                "quota:vif_outbound_average",
+                "quota:vif_outbound_burst",
             ]
         ),
         st.integers(-10, 2**70).map(str) | st.text(),
@@ -390,7 +462,11 @@ def test_any_extra_specs_are_used_or_refused(flavor, host, specs):
         return
     assert 1 <= found.cpulimit <= host.cpus * 100
     assert 8 <= found.cpuunits <= 500000
-    assert found.bandwidth_mbit >= 1
+    for rate, key in (
+        (found.inbound, "quota:vif_inbound_average"),
+        (found.outbound, "quota:vif_outbound_average"),
+    ):
+        assert (rate is None) == (int(specs.get(key, "1")) == 0)
     assert found.iolimit != 0
     assert found.iopslimit != 0
 

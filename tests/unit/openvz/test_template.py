@@ -185,12 +185,6 @@ def test_what_is_no_archive_is_refused(
     assert "damaged" in reason(written(data))
 
 
-def test_zstd_is_refused_with_what_to_use_instead(
-    written: Callable[[bytes], str],
-) -> None:
-    assert "zstd" in reason(written(b"\x28\xb5\x2f\xfd" + bytes(100)))
-
-
 def test_an_xz_that_needs_much_memory_is_refused(
     written: Callable[[bytes], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

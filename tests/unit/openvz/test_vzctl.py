@@ -167,7 +167,7 @@ def test_a_host_end_has_at_most_15_characters():
 
 
 @pytest.mark.parametrize(
-    ("count", "expected"), [(0, "1K"), (1, "1K"), (1024, "1K"), (10 * 2**20, "10240K")]
+    ("count", "expected"), [(0, "0K"), (1, "1K"), (1024, "1K"), (10 * 2**20, "10240K")]
 )
 @by_name
 def test_an_io_limit_has_a_suffix_that_means_the_same_in_both(family, count, expected):
@@ -441,3 +441,49 @@ def test_a_password_reaches_neither_arguments_nor_log(sim, node, image, caplog):
     assert sim.password_matches(container.ovz_id, "root", "s3cret-word")
     assert "s3cret-word" not in caplog.text
     assert not any("s3cret-word" in arg for c in sim.commands() for arg in c.argv)
+
+
+# -- consoles and starts ------------------------------------------------------------
+
+
+def test_the_system_console_is_what_each_family_calls_tty1():
+    assert vzctl.console_arguments(vzctl.FAMILY_4, CTID) == ["console", CTID]
+    assert vzctl.console_arguments(vzctl.FAMILY_7, CTID) == ["console", CTID, "1"]
+
+
+def test_a_console_is_that_of_a_ctid():
+    with pytest.raises(exception.InvalidValue):
+        vzctl.console_arguments(vzctl.FAMILY_4, "--help")
+
+
+@by_name
+def test_no_console_is_permitted_to_the_service_that_is_not_root(family):
+    with pytest.raises(exception.CommandRefused):
+        vzctl.check_arguments(vzctl.console_arguments(family, CTID))
+
+
+class Witness:
+    def __init__(self, runner):
+        self.runner = runner
+        self.told = []
+
+    def starting(self, ctid):
+        assert not self.runner.commands
+        self.told.append(ctid)
+
+    def started(self, ctid, said):
+        assert self.runner.commands
+        self.told.append((ctid, said))
+
+
+@pytest.mark.parametrize("code", [0, 47])
+def test_a_witness_is_told_of_a_start_and_what_it_said(code):
+    runner = support.Runner(code)
+    made = vzctl.Vzctl(runner, vzctl.FAMILY_4)
+    made.witness = witness = Witness(runner)
+    if code:
+        with pytest.raises(exception.CommandFailed):
+            made.start(CTID)
+    else:
+        made.start(CTID)
+    assert witness.told == [CTID, (CTID, "outerr")]
