@@ -18,12 +18,24 @@ raises NotImplementedError for it.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any
 
 import nova.conf
 
 from nova.virt import driver, hardware
-from ovznovadriver.compute import errors, image, lifecycle, network
+from ovznovadriver.compute import (
+    console,
+    diagnostics,
+    errors,
+    image,
+    interfaces,
+    lifecycle,
+    migration,
+    network,
+    rescue,
+    snapshot,
+)
 from ovznovadriver.compute import host as ovz_host
 from ovznovadriver.openvz import node as ovz_node
 
@@ -34,9 +46,16 @@ CONF = nova.conf.CONF
 class OvzDriver(driver.ComputeDriver):  # type: ignore[misc] # nova has no types
     """Nova's compute driver for OpenVZ containers."""
 
-    capabilities: ClassVar[dict[str, bool]] = {
+    # Nova reads it from the class as well as from the driver.
+    capabilities: dict[str, bool] = {  # noqa: RUF012
         **driver.ComputeDriver.capabilities,
+        "has_imagecache": True,
+        "supports_attach_interface": True,
+        "supports_device_tagging": True,
+        "supports_evacuate": True,
         "supports_image_type_raw": True,
+        "supports_tagged_attach_interface": True,
+        "supports_trusted_certs": True,
     }
 
     def __init__(self, virtapi: Any) -> None:
@@ -44,17 +63,36 @@ class OvzDriver(driver.ComputeDriver):  # type: ignore[misc] # nova has no types
         self._network = network.Network(virtapi)
         self._node: ovz_node.Node
         self._host: ovz_host.Host
+        self._images: image.ImageCache
         self._life: lifecycle.Lifecycle
+        self._consoles: console.Consoles
+        self._interfaces: interfaces.Interfaces
+        self._diagnostics: diagnostics.Diagnostics
+        self._migrations: migration.Migrations
+        self._rescue: rescue.Rescue
+        self._snapshots: snapshot.Snapshots
 
     # -- the service ----------------------------------------------------------------
 
     def init_host(self, host: str) -> None:
-        self._node = ovz_node.Node.open(host, ovz_host.node_options())
+        self._node = ovz_host.open_node(host)
+        # Of this host alone: another in this process may have other programs.
+        self.capabilities = {**self.capabilities, **image.capabilities(self._node)}
         self._host = ovz_host.Host(self._node)
-        images = image.ImageCache(self._node)
-        self._life = lifecycle.Lifecycle(self._node, self._network, images)
-        ovz_host.clear_stale_claims(self._node)
-        ovz_host.warn_of_legacy(self._node)
+        self._consoles = console.Consoles(CONF.openvz.console_socket)
+        self._node.vzctl.witness = self._consoles
+        self._open_subjects(image.ImageCache(self._node))
+        self._snapshots.recover()
+
+    def _open_subjects(self, images: image.ImageCache) -> None:
+        node, ports = self._node, self._network
+        self._images = images
+        self._life = lifecycle.Lifecycle(node, ports, images)
+        self._interfaces = interfaces.Interfaces(node, ports)
+        self._diagnostics = diagnostics.Diagnostics(node, ports)
+        self._migrations = migration.Migrations(node, self._life, ports)
+        self._rescue = rescue.Rescue(node, self._life, ports, images)
+        self._snapshots = snapshot.Snapshots(node)
 
     def cleanup_host(self, host: str) -> None:
         # Nothing is held open: no connection, no thread, no lock.
@@ -64,6 +102,7 @@ class OvzDriver(driver.ComputeDriver):  # type: ignore[misc] # nova has no types
         return [self._host.nodename]
 
     def get_available_resource(self, nodename: str) -> dict[str, Any]:
+        self._interfaces.mend_limits()
         return self._host.available_resource()
 
     def update_provider_tree(
@@ -89,7 +128,7 @@ class OvzDriver(driver.ComputeDriver):  # type: ignore[misc] # nova has no types
         return self._life.list_uuids()
 
     def get_num_instances(self) -> int:
-        return len(self._life.list_uuids())
+        return len(self._life.list_names())
 
     def instance_exists(self, instance: Any) -> bool:
         return self._life.exists(instance)
@@ -98,7 +137,10 @@ class OvzDriver(driver.ComputeDriver):  # type: ignore[misc] # nova has no types
         return self._life.get_info(instance, use_cache)
 
     def get_diagnostics(self, instance: Any) -> dict[str, Any]:
-        return self._life.diagnostics(instance)
+        return self._diagnostics.plain(instance)
+
+    def get_instance_diagnostics(self, instance: Any) -> Any:
+        return self._diagnostics.standard(instance)
 
     # -- a server's life ------------------------------------------------------------
 
@@ -182,7 +224,9 @@ class OvzDriver(driver.ComputeDriver):  # type: ignore[misc] # nova has no types
         accel_info: Any = None,
         share_info: Any = None,
     ) -> None:
-        self._life.reboot(instance, network_info, hard=reboot_type == "HARD")
+        self._migrations.reboot(
+            context, instance, network_info, hard=reboot_type == "HARD"
+        )
 
     def poll_rebooting_instances(self, timeout: int, instances: Any) -> None:
         self._life.poll_rebooting(instances)
@@ -216,8 +260,105 @@ class OvzDriver(driver.ComputeDriver):  # type: ignore[misc] # nova has no types
     ) -> None:
         self._life.resume_after_boot(instance, network_info)
 
+    def rescue(
+        self,
+        context: Any,
+        instance: Any,
+        network_info: Any,
+        image_meta: Any,
+        rescue_password: str | None,
+        block_device_info: Any,
+        share_info: Any,
+    ) -> None:
+        self._rescue.rescue(
+            context, instance, network_info, image_meta, rescue_password
+        )
+
+    def unrescue(self, context: Any, instance: Any) -> None:
+        self._rescue.unrescue(instance)
+
+    def snapshot(
+        self,
+        context: Any,
+        instance: Any,
+        image_id: str,
+        update_task_state: Callable[..., None],
+    ) -> None:
+        self._snapshots.take(context, instance, image_id, update_task_state)
+
+    # -- servers move ---------------------------------------------------------------
+
+    def migrate_disk_and_power_off(
+        self,
+        context: Any,
+        instance: Any,
+        dest: str,
+        flavor: Any,
+        network_info: Any,
+        block_device_info: Any = None,
+        timeout: int = 0,
+        retry_interval: int = 0,
+    ) -> str:
+        return self._migrations.leave(
+            context, instance, dest, flavor, network_info, timeout
+        )
+
+    def finish_migration(
+        self,
+        context: Any,
+        migration: Any,
+        instance: Any,
+        disk_info: str,
+        network_info: Any,
+        image_meta: Any,
+        resize_instance: bool,
+        allocations: Any,
+        block_device_info: Any = None,
+        power_on: bool = True,
+        share_info: Any = None,
+    ) -> None:
+        self._migrations.arrive(
+            migration, instance, disk_info, network_info, image_meta, power_on
+        )
+
+    def finish_revert_migration(
+        self,
+        context: Any,
+        instance: Any,
+        network_info: Any,
+        migration: Any,
+        block_device_info: Any = None,
+        power_on: bool = True,
+        share_info: Any = None,
+    ) -> None:
+        self._migrations.return_(migration, instance, network_info, power_on)
+
+    def confirm_migration(
+        self, context: Any, migration: Any, instance: Any, network_info: Any
+    ) -> None:
+        self._migrations.confirm(migration, instance, network_info)
+
+    def delete_instance_files(self, instance: Any) -> bool:
+        return self._migrations.forget(instance)
+
     def set_admin_password(self, instance: Any, new_pass: str) -> None:
         self._life.set_admin_password(instance, new_pass)
+
+    # -- consoles -------------------------------------------------------------------
+
+    def get_console_output(self, context: Any, instance: Any) -> bytes:
+        return self._consoles.output(instance)
+
+    def get_serial_console(self, context: Any, instance: Any) -> Any:
+        return self._consoles.serial(instance)
+
+    # -- images ---------------------------------------------------------------------
+
+    def cache_image(self, context: Any, image_id: str) -> bool:
+        return self._images.cache(context, image_id)
+
+    def manage_image_cache(self, context: Any, all_instances: Any) -> None:
+        self._images.manage(all_instances)
 
     # -- ports ----------------------------------------------------------------------
 
@@ -226,3 +367,11 @@ class OvzDriver(driver.ComputeDriver):  # type: ignore[misc] # nova has no types
 
     def unplug_vifs(self, instance: Any, network_info: Any) -> None:
         self._life.unplug_vifs(instance, network_info)
+
+    def attach_interface(
+        self, context: Any, instance: Any, image_meta: Any, vif: Any
+    ) -> None:
+        self._interfaces.attach(context, instance, vif)
+
+    def detach_interface(self, context: Any, instance: Any, vif: Any) -> None:
+        self._interfaces.detach(context, instance, vif)

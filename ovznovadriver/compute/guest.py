@@ -51,7 +51,8 @@ _CLOUD_INIT = ("/usr/bin/cloud-init", "/usr/local/bin/cloud-init")
 _CLOUD_INIT_OFF = "/etc/cloud/cloud-init.disabled"
 # An image made for another cloud may not look for a config drive. Later names win.
 _DATASOURCE = "/etc/cloud/cloud.cfg.d/99-nova.cfg"
-_PROBED = (*_READ, *_CLOUD_INIT, _CLOUD_INIT_OFF, *netfiles.PATHS)
+_SETTLED = (*_CLOUD_INIT, _CLOUD_INIT_OFF, *netfiles.PATHS)
+_PROBED = (*_READ, *_SETTLED)
 
 
 class Executor(Protocol):
@@ -90,16 +91,7 @@ def prepare(
     :raises ImageUnsuitable: when a file that must be changed cannot be read
     :raises OvzError: when the tree cannot be written to
     """
-    root = {"base": place.base, "ctid": place.ctid, "sub": place.sub}
-    found = executor.call(
-        "inspect_tree",
-        **root,
-        kinds=list(_PROBED),
-        contents=list(_READ),
-        limit=READ_LIMIT,
-    )
-    seen = _Seen(found["kinds"], found["contents"])
-    owner = _root_of(place, found["owner"])
+    root, seen, owner = _look(executor, place, _PROBED, _READ)
     network = "cloud-init" if seen.has_cloud_init else None
     writer = None if network else netfiles.find_writer(seen.kinds)
     if writer:
@@ -132,6 +124,56 @@ def prepare(
         files=[{**file, **owner} for file in files],
     )
     return network
+
+
+def refresh(
+    executor: Executor,
+    place: Place,
+    drive_files: Sequence[tuple[str, bytes]],
+    nics: Sequence[Nic],
+    gone: Sequence[Nic] = (),
+) -> None:
+    """Describe a server's interfaces to its guest anew, when some came or went.
+
+    What else the guest was told when it was made stays.
+
+    :param gone: interfaces whose files go
+    :raises OvzError: when the tree cannot be written to
+    """
+    root, seen, owner = _look(executor, place, _SETTLED, ())
+    files = [_file(f"{drive.SEED}/{path}", data, 0o600) for path, data in drive_files]
+    stale: set[str] = set()
+    writer = None if seen.has_cloud_init else netfiles.find_writer(seen.kinds)
+    if writer:
+        files += _network_files(writer, nics)
+        kept = {file["path"] for file in files}
+        stale = {file.path for file in writer.write(gone) if file.path not in kept}
+    executor.call(
+        "write_files",
+        **root,
+        remove=sorted(stale),
+        directories=[{"path": drive.SEED, "mode": 0o700, **owner}],
+        files=[{**file, **owner} for file in files],
+    )
+
+
+def _look(
+    executor: Executor, place: Place, kinds: Sequence[str], contents: Sequence[str]
+) -> tuple[dict[str, str], _Seen, dict[str, int]]:
+    """What a tree holds.
+
+    :returns: how the verbs call the tree, what was seen, and whose files in it are
+    """
+    root = {"base": place.base, "ctid": place.ctid, "sub": place.sub}
+    found = executor.call(
+        "inspect_tree",
+        **root,
+        kinds=list(kinds),
+        contents=list(contents),
+        limit=READ_LIMIT,
+    )
+    seen = _Seen(found["kinds"], found["contents"])
+    return root, seen, _root_of(place, found["owner"])
 
 
 def _root_of(place: Place, top: dict[str, int]) -> dict[str, int]:

@@ -32,8 +32,8 @@ from nova import utils as nova_utils
 from nova.virt import driver
 from ovznovadriver import conf
 from ovznovadriver.openvz import container as ovz_container
+from ovznovadriver.openvz import nethook, resources, vzctl
 from ovznovadriver.openvz import node as ovz_node
-from ovznovadriver.openvz import resources, vzctl
 
 CONF = nova.conf.CONF
 LOG = logging.getLogger(__name__)
@@ -93,6 +93,8 @@ def node_options() -> ovz_node.Options:
             numtcpsock_default=group.numtcpsock_default,
             numtcpsock_map=resources.parse_numtcpsock_map(group.numtcpsock_map),
             disk_space_oversub_percent=group.disk_space_oversub_percent,
+            tc_mbit_per_unit=group.tc_mbit_per_unit,
+            tc_max_line_speed=group.tc_max_line_speed,
         ),
     )
 
@@ -116,6 +118,18 @@ def uptime() -> str:
     )
 
 
+def open_node(host: str) -> ovz_node.Node:
+    """Look at this node, check that the driver can work on it, and say what is odd.
+
+    :raises ConfigurationError: one sentence that says what to do
+    """
+    node = ovz_node.Node.open(host, node_options())
+    clear_stale_claims(node)
+    warn_of_legacy(node)
+    warn_of_hook(node)
+    return node
+
+
 def clear_stale_claims(node: ovz_node.Node) -> None:
     """Give back the CTIDs that a service which is gone claimed and never used."""
     if node.family.uuid_ctids:
@@ -134,6 +148,18 @@ def warn_of_legacy(node: ovz_node.Node) -> None:
             "%(count)d containers were made by the driver of 2014 and stay untouched: "
             "%(ctids)s",
             {"count": len(legacy), "ctids": ", ".join(legacy)},
+        )
+
+
+def warn_of_hook(node: ovz_node.Node) -> None:
+    """Say when interfaces would not come back with a container that restarts itself."""
+    vz_dir = os.path.dirname(node.options.vz_conf)
+    missing = nethook.hook_missing(vz_dir, node.version[0])
+    if missing is not None:
+        LOG.warning(
+            "A container that restarts by itself comes back without what the host has"
+            " to do for its interfaces: %s",
+            missing,
         )
 
 

@@ -12,17 +12,14 @@
 
 """Images of Glance in the node's template cache, ready for `vzctl create`.
 
-An image has two files there: ``<image id>.tar`` (or .tar.gz, .tar.bz2, .tar.xz), and
-``<image id>.json``, which says what the first one is. The second is written last; an
-archive without it is a left-over. What is under way lies in ``.incoming``, which only
-the user of nova-compute can read, with the locks. So the files of this driver are
-told from an operator's own templates, and can be purged by their image's id.
-
 The data of an image of Glance never change, therefore a cached one is neither asked
-for nor read again: preparing it takes two looks at files.
+for nor read again: preparing it takes two looks at files. What lies in the cache, and
+what goes, is :mod:`ovznovadriver.compute.imagecache`'s.
 
-For vzctl 4 the archive is kept as it is. vzctl 7 gets a tar.gz made from it, whose
-members lie beneath ``fs/``; see :mod:`ovznovadriver.openvz.template`.
+For vzctl 4 an archive is kept as it is. vzctl 7 gets a tar.gz made from it, whose
+members lie beneath ``fs/``; see :mod:`ovznovadriver.openvz.template`. Disk images, and
+archives that no vzctl can unpack, are made into archives first; see
+:mod:`ovznovadriver.openvz.convert`.
 """
 
 from __future__ import annotations
@@ -31,57 +28,37 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
-import json
-import os
 import pathlib
 import re
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import nova.conf
+from nova.compute import utils as compute_utils
 from nova.image import glance
 from oslo_concurrency import lockutils
 from oslo_log import log as logging
 
 from nova import exception as nova_exception
-from ovznovadriver import exception
+from ovznovadriver import conf, exception
+from ovznovadriver.compute import imagecache
+from ovznovadriver.openvz import convert, template
 from ovznovadriver.openvz import node as ovz_node
-from ovznovadriver.openvz import template
 
+CONF = nova.conf.CONF
 LOG = logging.getLogger(__name__)
 
-#: A download that was not written to for so long, in seconds, is a left-over.
-STALE_AFTER = 24 * 3600
+conf.register_opts(CONF)
 
-_INCOMING = ".incoming"
+GIB = 1 << 30
+
+#: What a create may wait for besides its own time limit, in seconds: the claim of a
+#: CTID, and root's side.
+_CREATE_GRACE = 300
 
 #: A word that `vzctl` takes for a template or a distribution.
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,127}")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Entry:
-    """What is cached of an image; the content of its JSON file.
-
-    :ivar suffix: of the archive's file
-    :ivar file_size: bytes of the archive's file
-    :ivar unpacked_size: bytes of the archive when not packed
-    :ivar prefix: the directory that the members lie beneath; empty for none
-    :ivar checksum: Glance's checksum of the image, None when it has none
-    :ivar hash_algo: the algorithm of hash_value, None when Glance has no such hash
-    :ivar hash_value: Glance's hash of the image
-    :ivar certificates: the trusted certificates that its signature was checked by
-    """
-
-    image_id: str
-    suffix: str
-    file_size: int
-    unpacked_size: int
-    prefix: str
-    checksum: str | None
-    hash_algo: str | None
-    hash_value: str | None
-    certificates: list[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,41 +71,46 @@ class _Wanted:
     """
 
     image_id: str
-    checksum: str | None
-    trusted_certs: Any
-    root_bytes: int | None
+    checksum: str | None = None
+    trusted_certs: Any = None
+    root_bytes: int | None = None
 
     @property
     def certificates(self) -> list[str]:
         return sorted(self.trusted_certs.ids) if self.trusted_certs else []
 
-    def is_met_by(self, entry: _Entry) -> bool:
+    def is_met_by(self, entry: imagecache.Entry) -> bool:
         """Whether what is cached is that image, and verified as the server demands."""
         if self.certificates and not (
             entry.certificates and set(entry.certificates) <= set(self.certificates)
         ):
             return False
         known = self.checksum and entry.checksum
-        return entry.image_id == self.image_id and (
-            not known or entry.checksum == self.checksum
-        )
+        return not known or entry.checksum == self.checksum
 
 
 class ImageCache:
-    """The template cache of a node.
+    """The images of a node.
 
-    :param node: whose cache, and for which family of vzctl
+    :param node: whose template cache, and for which family of vzctl
     """
 
     def __init__(self, node: ovz_node.Node) -> None:
-        self._directory = pathlib.Path(node.paths.templates)
-        self._incoming = self._directory / _INCOMING
+        options = CONF.openvz
+        self._executor = node.executor
         self._gives_paths = node.family.template_paths
         self._prefix = node.family.tree_dir
+        self._timeout = options.image_conversion_timeout
+        self._max_unpacked = options.image_unpacked_max_gb * GIB
+        self._store = imagecache.Store(
+            pathlib.Path(node.paths.templates),
+            lease=node.options.limits.create + _CREATE_GRACE,
+            max_bytes=options.image_cache_max_mb << 20 or None,
+        )
         self._api = glance.API()
 
     def prepare(self, context: Any, instance: Any, image_meta: Any) -> str:
-        """Have a server's image in the cache.
+        """Have a server's image in the cache; it stays while `vzctl create` may run.
 
         :param context: the request's context, for Glance
         :param instance: nova.objects.Instance
@@ -138,62 +120,73 @@ class ImageCache:
         :raises ImageUnacceptable: no container can be made from the image
         :raises FlavorDiskSmallerThanImage: it does not fit into the flavor's root disk
         :raises DiskFull: the cache has no room
+        :raises CommandFailed: this host cannot convert images
         :raises NovaException: what Nova's access to Glance raises
         """
         wanted = _wanted(instance, image_meta)
-        entry = self._look_up(wanted)
-        if entry is None:
-            self._incoming.mkdir(mode=0o700, exist_ok=True)
-            with lockutils.lock(
-                f"ovz-image-{wanted.image_id}",
-                external=True,
-                lock_path=str(self._incoming),
-            ):
-                # Another spawn may have fetched it meanwhile.
-                entry = self._look_up(wanted) or self._fetch(context, wanted)
+        with self._store.lock(wanted.image_id):
+            entry = self._look_up(wanted) or self._fetch(context, wanted)
+            self._store.use(entry)
         if wanted.root_bytes is not None and entry.unpacked_size > wanted.root_bytes:
             raise nova_exception.FlavorDiskSmallerThanImage(
                 flavor_size=wanted.root_bytes, image_size=entry.unpacked_size
             )
-        return str(self._archive(entry)) if self._gives_paths else entry.image_id
+        return str(self._store.archive(entry)) if self._gives_paths else entry.image_id
 
-    # -- what is there ------------------------------------------------------
+    def cache(self, context: Any, image_id: str) -> bool:
+        """Have an image in the cache before a server wants it.
 
-    def _archive(self, entry: _Entry) -> pathlib.Path:
-        return self._directory / (entry.image_id + entry.suffix)
+        :returns: whether it was not there yet
+        :raises NovaException: as :meth:`prepare`
+        """
+        _check_id(image_id)
+        wanted = _Wanted(image_id)
+        with self._store.lock(image_id):
+            if self._look_up(wanted) is not None:
+                return False
+            self._fetch(context, wanted)
+            return True
 
-    def _note(self, image_id: str) -> pathlib.Path:
-        return self._directory / f"{image_id}.json"
+    def manage(self, instances: Any) -> None:
+        """Remove what the cache does not need, by Nova's own options.
 
-    def _look_up(self, wanted: _Wanted) -> _Entry | None:
-        try:
-            entry = _Entry(**json.loads(self._note(wanted.image_id).read_bytes()))
-        except (FileNotFoundError, ValueError, TypeError):
+        :param instances: nova.objects.InstanceList, of all hosts that share storage
+        """
+        options = CONF.image_cache
+        self._store.clean(
+            used={instance.image_ref for instance in instances},
+            min_age=options.remove_unused_original_minimum_age_seconds
+            if options.remove_unused_base_images
+            else None,
+        )
+
+    # -- with the image's lock held -----------------------------------------------
+
+    def _look_up(self, wanted: _Wanted) -> imagecache.Entry | None:
+        entry = self._store.look_up(wanted.image_id)
+        if entry is None or not wanted.is_met_by(entry) or entry.prefix != self._prefix:
             return None
-        if not wanted.is_met_by(entry) or entry.prefix != self._prefix:
-            return None
-        try:
-            size = self._archive(entry).stat().st_size
-        except FileNotFoundError:
-            return None
-        return entry if size == entry.file_size else None
+        return entry
 
-    # -- what is not there yet ----------------------------------------------
-
-    def _fetch(self, context: Any, wanted: _Wanted) -> _Entry:
-        self._remove_stale_parts()
+    def _fetch(self, context: Any, wanted: _Wanted) -> imagecache.Entry:
+        self._store.remove_stale()
         started = time.monotonic()
         with (
-            self._part(wanted.image_id, "download") as download,
-            self._part(wanted.image_id, "repack") as repacked,
+            self._store.part(wanted.image_id, "download") as download,
+            self._store.part(wanted.image_id, "convert") as converted,
+            self._store.part(wanted.image_id, "repack") as repacked,
             _as_nova_says(wanted),
         ):
             info = self._api.get(context, wanted.image_id)
             _check_formats(info)
-            self._download(context, wanted, download)
-            _check_content(download, info)
-            found, result = self._convert(download, repacked, wanted.root_bytes)
-            entry = _Entry(
+            # As Nova's own drivers do, where an operator has bounded such work.
+            with compute_utils.disk_ops_semaphore:
+                self._download(context, wanted, download)
+                _check_content(download, info)
+                limit = wanted.root_bytes or self._max_unpacked
+                result = self._as_archive(download, converted, info, limit)
+                found, result = self._as_template(result, repacked, limit)
+            entry = imagecache.Entry(
                 image_id=wanted.image_id,
                 suffix=found.suffix,
                 file_size=result.stat().st_size,
@@ -204,7 +197,7 @@ class ImageCache:
                 hash_value=info.get("os_hash_value"),
                 certificates=wanted.certificates,
             )
-            self._store(entry, result)
+            self._store.add(entry, result)
         LOG.info(
             "Image %(image)s is cached: %(size)d bytes, %(members)d members, after"
             " %(time).1f s",
@@ -216,29 +209,6 @@ class ImageCache:
             },
         )
         return entry
-
-    @contextlib.contextmanager
-    def _part(self, image_id: str, step: str) -> Iterator[pathlib.Path]:
-        """A file under way; it is gone afterwards.
-
-        The image's lock is held, so what is there before is of a dead process.
-        """
-        path = self._incoming / f"{image_id}.{step}.part"
-        path.unlink(missing_ok=True)
-        try:
-            yield path
-        finally:
-            path.unlink(missing_ok=True)
-
-    def _remove_stale_parts(self) -> None:
-        """Remove what died with a process and belongs to images nobody asks for."""
-        oldest = time.time() - STALE_AFTER
-        for path in self._incoming.glob("*.part"):
-            # Its process may end just now.
-            with contextlib.suppress(FileNotFoundError):
-                if path.stat().st_mtime < oldest:
-                    path.unlink()
-                    LOG.warning("Removed an abandoned download: %s", path)
 
     def _download(self, context: Any, wanted: _Wanted, path: pathlib.Path) -> None:
         try:
@@ -255,43 +225,75 @@ class ImageCache:
             # glanceclient says so that the data do not have the image's hash.
             raise exception.ImageUnsuitable(str(error.strerror)) from error
 
-    def _convert(
-        self, download: pathlib.Path, repacked: pathlib.Path, limit: int | None
+    def _as_archive(
+        self,
+        download: pathlib.Path,
+        converted: pathlib.Path,
+        info: Mapping[str, Any],
+        limit: int,
+    ) -> pathlib.Path:
+        """An archive that template.py can read, of whatever an image is."""
+        way = convert.way_of(str(download), info["disk_format"])
+        if way is None:
+            return download
+        with (
+            # One at a time: each may be a virtual machine.
+            lockutils.lock("ovz-image-conversion"),
+            converted.open("wb") as file,
+        ):
+            convert.convert(
+                self._executor,
+                way,
+                str(download),
+                file,
+                limit=limit,
+                timeout=self._timeout,
+            )
+        download.unlink()
+        return converted
+
+    def _as_template(
+        self, archive: pathlib.Path, repacked: pathlib.Path, limit: int
     ) -> tuple[template.Template, pathlib.Path]:
         """Check an archive and give it the form that vzctl takes."""
         if self._prefix:
             with repacked.open("wb") as file:
-                found = template.repack(str(download), file, self._prefix, limit)
+                found = template.repack(str(archive), file, self._prefix, limit)
             return found, repacked
-        found = template.inspect(str(download), limit)
+        found = template.inspect(str(archive), limit)
         if found.suffix == ".tar":
-            template.pad(str(download))
-        return found, download
-
-    def _store(self, entry: _Entry, result: pathlib.Path) -> None:
-        """Move an archive in, and after it the file that makes it count."""
-        # Only root reads it again; a user of the host must not read images.
-        result.chmod(0o600)
-        _sync(result)
-        with self._part(entry.image_id, "json") as note:
-            note.write_text(json.dumps(dataclasses.asdict(entry)))
-            _sync(note)
-            self._note(entry.image_id).unlink(missing_ok=True)
-            for suffix in template.SUFFIXES:
-                (self._directory / (entry.image_id + suffix)).unlink(missing_ok=True)
-            result.rename(self._archive(entry))
-            note.rename(self._note(entry.image_id))
-        _sync(self._directory)
+            template.pad(str(archive))
+        return found, archive
 
 
-def os_hint(image_meta: Any, default: str) -> str | None:
+def capabilities(node: ovz_node.Node) -> dict[str, bool]:
+    """What the node can make containers from, as Nova's capabilities."""
+    try:
+        node.executor.find("guestfish", run_as_root=False)
+    except exception.ConfigurationError:
+        disks = False
+    else:
+        disks = True
+    return {"supports_image_type_qcow2": disks, "supports_image_type_ploop": disks}
+
+
+def os_hint(instance: Any, image_meta: Any, default: str) -> str | None:
     """The distribution that vzctl is to take an image for, if anything says it.
 
+    vzctl looks for the scripts of ``debian-12``, then for those of ``debian``.
+
+    :param instance: nova.objects.Instance; Nova's ImageMeta leaves out os_version, and
+        its system_metadata keeps it
     :param image_meta: nova.objects.ImageMeta; its property os_distro counts
     :param default: where the image says nothing that vzctl could take
     """
+    distro = image_meta.properties.get("os_distro")
+    known = instance.system_metadata if "system_metadata" in instance else {}
+    version = known.get("image_os_version")
+    if distro and version and _WORD.fullmatch(f"{distro}-{version}"):
+        distro = f"{distro}-{version}"
     for origin, value in (
-        ("os_distro of the image", image_meta.properties.get("os_distro")),
+        ("os_distro of the image", distro),
         ("[openvz]default_os_hint", default),
     ):
         if not value:
@@ -312,17 +314,21 @@ def _wanted(instance: Any, image_meta: Any) -> _Wanted:
             image_id=image_id,
             reason="the server has none: boot from volume is not supported",
         )
-    if not _WORD.fullmatch(image_id):
-        raise nova_exception.ImageUnacceptable(
-            image_id=image_id, reason="its id cannot be the name of a template"
-        )
+    _check_id(image_id)
     root_gb = instance.flavor.root_gb
     return _Wanted(
         image_id=image_id,
         checksum=image_meta.checksum if "checksum" in image_meta else None,
         trusted_certs=instance.trusted_certs,
-        root_bytes=root_gb << 30 if root_gb else None,
+        root_bytes=root_gb * GIB if root_gb else None,
     )
+
+
+def _check_id(image_id: str) -> None:
+    if not _WORD.fullmatch(image_id):
+        raise nova_exception.ImageUnacceptable(
+            image_id=image_id, reason="its id cannot be the name of a template"
+        )
 
 
 @contextlib.contextmanager
@@ -330,6 +336,11 @@ def _as_nova_says(wanted: _Wanted) -> Iterator[None]:
     try:
         yield
     except exception.ImageTooLarge as error:
+        if wanted.root_bytes is None:
+            raise nova_exception.ImageUnacceptable(
+                image_id=wanted.image_id,
+                reason=f"{error} ([openvz]image_unpacked_max_gb)",
+            ) from error
         raise nova_exception.FlavorDiskSmallerThanImage(
             flavor_size=error.limit, image_size=error.size
         ) from error
@@ -348,11 +359,11 @@ def _as_nova_says(wanted: _Wanted) -> Iterator[None]:
 
 def _check_formats(info: Mapping[str, Any]) -> None:
     disk, container = info.get("disk_format"), info.get("container_format")
-    if disk != "raw" or container not in ("bare", "", None):
+    if disk not in convert.DISK_FORMATS or container not in ("bare", "", None):
         raise exception.ImageUnsuitable(
             f"it has disk_format {disk} and container_format {container}; accepted is"
-            " a tar archive of a root file system, plain or packed with gzip, bzip2"
-            " or xz, as disk_format raw and container_format bare"
+            " a tar archive of a root file system (raw), or a disk image (raw, qcow2,"
+            " ploop), with container_format bare"
         )
 
 
@@ -384,12 +395,3 @@ def _hash_of(info: Mapping[str, Any]) -> tuple[str, str | None]:
     if value and algorithm in hashlib.algorithms_available:
         return str(algorithm), str(value)
     return "md5", info.get("checksum")
-
-
-def _sync(path: pathlib.Path) -> None:
-    """Have a file, or the entries of a directory, on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -14,12 +14,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import nova.conf
 from nova.compute import api as compute_api
-from nova.compute import power_state
+from nova.compute import power_state, task_states
 from oslo_log import log as logging
 
 from nova import context as nova_context
@@ -34,11 +34,13 @@ from ovznovadriver.compute import (
     image,
     netfiles,
     network,
+    servers,
+    snapshot,
     spec,
     undo,
 )
+from ovznovadriver.openvz import hostends, resources, transfer
 from ovznovadriver.openvz import node as ovz_node
-from ovznovadriver.openvz import resources
 from ovznovadriver.openvz.container import OvzContainer, OvzContainers
 from ovznovadriver.openvz.vzlist import State
 
@@ -79,15 +81,17 @@ class Lifecycle:
     # -- what is there --------------------------------------------------------------
 
     def _find(self, instance: Any, max_age: float = 0) -> OvzContainer:
-        try:
-            return OvzContainer.find(self._node, uuid=instance.uuid, max_age=max_age)
-        except exception.ContainerNotFound as error:
-            raise nova_exception.InstanceNotFound(instance_id=instance.uuid) from error
+        return servers.find(self._node, instance, max_age)
 
     def list_uuids(self) -> list[str]:
-        """The UUIDs of this host's servers."""
+        """The UUIDs of this host's servers, and of those of which something has come.
+
+        So Nova finds out, and lets it be removed, when such a server was deleted on
+        its way.
+        """
         found = OvzContainers.list(self._node, host.REPORT_MAX_AGE)
-        return [container.uuid for container in found if container.uuid]
+        here = {container.uuid for container in found if container.uuid}
+        return sorted(here.union(transfer.incoming(self._node)))
 
     def list_names(self) -> list[str]:
         """Nova's names of this host's servers."""
@@ -126,7 +130,8 @@ class Lifecycle:
     ) -> None:
         """Make a server's container and start it; a failure leaves nothing of it."""
         _refuse_volumes(instance, block_device_info)
-        nics = self._network.nics(network_info)
+        nics = self._network.nics(instance, network_info)
+        network.describe_devices(context, instance, nics)
         guest_spec = spec.guest_from_nova(
             instance,
             admin_password=admin_password,
@@ -139,65 +144,82 @@ class Lifecycle:
                 injected_files=injected_files,
             ),
         )
-        flavor = _flavor(instance.flavor)
-        limits = resources.limits(flavor, host.facts(), self._node.options.sizing)
-        sample = self._sample(flavor)
+        ends = network.host_ends(nics, servers.limits(self._node, instance.flavor))
+        # Before the image, which may take long to come.
+        self.sample(instance.flavor.extra_specs or {})
         template = self._images.prepare(context, instance, image_meta)
-
-        def configure(container: OvzContainer) -> None:
-            self._configure(container, image_meta, guest_spec, nics)
-            apply_limits(container, limits)
-
         with undo.Undo(f"spawn of {instance.uuid}") as steps:
-            container = OvzContainer.create(
-                self._node,
-                template,
-                nova_id=str(instance.id),
-                name=instance.name,
-                uuid=instance.uuid,
-                config=sample,
-                diskspace_kb=_image_size(self._node, limits),
-                configure=configure,
-            )
+            container = self.make(instance, image_meta, template, nics)
             steps.add("removing the container", container.delete)
             with container.tree() as tree:
-                guest.prepare(self._node.executor, self._place(tree), guest_spec, nics)
+                snapshot.restore(self._node, tree)
+                place = servers.place(self._node, tree)
+                guest.prepare(self._node.executor, place, guest_spec, nics)
             steps.add("unplugging", self._network.unplug, instance, network_info)
             if not power_on:
                 self._network.plug(instance, network_info)
                 return
             # Stopped before it is removed, and also when only Neutron fails.
-            steps.add("stopping", self._halt, container)
+            steps.add("stopping", self._kill, container)
             with self._network.plugged(instance, network_info):
-                container.start([nic.devname for nic in nics])
+                container.start(ends)
+            container.wiring.announce(ends)
+
+    def make(
+        self,
+        instance: Any,
+        image_meta: Any,
+        template: str,
+        nics: tuple[spec.Nic, ...],
+    ) -> OvzContainer:
+        """Make the container of a server, with its limits and interfaces; stopped.
+
+        :param template: what `vzctl create --ostemplate` takes
+        :raises InvalidInput: the flavor names a sample that cannot be used
+        :raises ClaimError: no CTID for it, or it is there already
+        :raises CommandFailed: vzctl failed. What was made is gone again.
+        """
+        limits = servers.limits(self._node, instance.flavor)
+
+        def configure(container: OvzContainer) -> None:
+            self._configure(container, instance, image_meta, nics)
+            apply_limits(container, limits)
+
+        return OvzContainer.create(
+            self._node,
+            template,
+            nova_id=str(instance.id),
+            name=instance.name,
+            uuid=instance.uuid,
+            config=self.sample(instance.flavor.extra_specs or {}),
+            diskspace_kb=_image_size(self._node, limits),
+            configure=configure,
+        )
 
     def _configure(
         self,
         container: OvzContainer,
+        instance: Any,
         image_meta: Any,
-        guest_spec: spec.GuestSpec,
         nics: tuple[spec.Nic, ...],
     ) -> None:
-        container.set_hostname(guest_spec.hostname)
+        container.set_hostname(spec.hostname(instance))
         # After a boot of the host Nova says which servers start again.
         container.set_onboot(False)
-        os_hint = image.os_hint(image_meta, self._node.options.default_os_hint)
+        os_hint = image.os_hint(
+            instance, image_meta, self._node.options.default_os_hint
+        )
         if os_hint:
             container.set_vz_os_hint(os_hint)
-        servers = tuple(str(server) for server in netfiles.name_servers(nics))
-        container.set_nameservers(servers)
+        container.set_nameservers(tuple(netfiles.name_servers(nics)))
         container.add_interfaces(network.veths(nics))
 
-    def _place(self, tree: tuple[str, str, str]) -> guest.Place:
-        uid, gid = self._node.guest_ids
-        return guest.Place(*tree, uid=uid, gid=gid)
-
-    def _sample(self, flavor: resources.Flavor) -> str | None:
+    def sample(self, extra_specs: Mapping[str, str]) -> str | None:
         """The sample configuration that a flavor names.
 
         :raises InvalidInput: it cannot be used
         """
-        name = flavor.extra_specs.get("vz_config_file")
+        name = extra_specs.get("vz_config_file")
         if name is None:
             return None
         try:
@@ -220,11 +242,13 @@ class Lifecycle:
         *,
         destroy_disks: bool = True,
         destroy_vifs: bool = True,
+        keep_incoming: bool = False,
     ) -> None:
         """Remove all that there is of a server, be it half there or gone.
 
         :param destroy_disks: False keeps the container, stopped
         :param destroy_vifs: False leaves the ports plugged
+        :param keep_incoming: leave what has come of it from another host
         :raises CleanupFailed: with what could not be removed; the rest is gone
         """
         container = OvzContainer.find_remains(self._node, instance.uuid)
@@ -233,16 +257,28 @@ class Lifecycle:
             LOG.info("There is no container to remove", instance=instance)
         else:
             # Nothing is taken from under a container that still runs.
-            self._halt(container)
-            if destroy_disks:
-                steps.append((f"container {container.ovz_id}", container.delete))
+            self._kill(container)
+            if destroy_disks and not _is_reverted_in_place(instance, container):
+                steps += self._removal(container)
+        if destroy_disks and not keep_incoming:
+            steps.append(
+                ("incoming files", lambda: transfer.drop(self._node, instance.uuid))
+            )
         if destroy_vifs:
             steps.append(
                 ("ports", lambda: self._network.unplug(instance, network_info))
             )
         undo.attempt_all(f"Removing server {instance.uuid}", steps)
 
-    def _halt(self, container: OvzContainer) -> None:
+    @staticmethod
+    def _removal(container: OvzContainer) -> list[tuple[str, Callable[[], None]]]:
+        steps = [(f"container {container.ovz_id}", container.delete)]
+        uuid = servers.rescuer(container.uuid or "")
+        if container.has_helper(uuid):
+            steps.append(("rescue tree", container.helper(uuid).delete))
+        return steps
+
+    def _kill(self, container: OvzContainer) -> None:
         """Stop a container at once, whatever it does."""
         try:
             state = container.state
@@ -261,15 +297,20 @@ class Lifecycle:
         if container.state is State.PAUSED:
             container.unpause()
         elif container.state is not State.RUNNING:
-            self._boot(container, instance, network_info)
+            self.boot(container, instance, network_info)
 
-    def _boot(self, container: OvzContainer, instance: Any, network_info: Any) -> None:
+    def boot(self, container: OvzContainer, instance: Any, network_info: Any) -> None:
         """Start a container that does not run, afresh."""
-        nics = self._network.nics(network_info)
+        ends = self._ends(instance, network_info)
         # start would go on from a dump, also from a former container's.
         container.discard_dump()
         self._network.plug(instance, network_info)
-        container.start([nic.devname for nic in nics])
+        container.start(ends)
+        container.wiring.announce(ends)
+
+    def _ends(self, instance: Any, network_info: Any) -> tuple[hostends.HostEnd, ...]:
+        nics = self._network.nics(instance, network_info)
+        return network.host_ends(nics, servers.limits(self._node, instance.flavor))
 
     def power_off(self, instance: Any, timeout: int = 0) -> None:
         """Stop a server.
@@ -282,9 +323,7 @@ class Lifecycle:
             container.discard_dump()
         if timeout and container.state is State.RUNNING:
             self._stop_cleanly(container, timeout)
-        self._halt(container)
-        if container.state is State.MOUNTED:
-            container.umount()
+        self.halt(container)
         if container.state is not State.STOPPED:
             raise nova_exception.InstancePowerOffFailure(
                 reason=f"container {container.ovz_id} is {container.state.value}"
@@ -307,10 +346,14 @@ class Lifecycle:
         container = self._find(instance)
         if not hard and container.state is State.RUNNING:
             self._stop_cleanly(container)
-        self._halt(container)
+        self.halt(container)
+        self.boot(container, instance, network_info)
+
+    def halt(self, container: OvzContainer) -> None:
+        """Stop a container at once, and unmount it."""
+        self._kill(container)
         if container.state is State.MOUNTED:
             container.umount()
-        self._boot(container, instance, network_info)
 
     def poll_rebooting(self, instances: Any) -> None:
         """Look after servers that Nova says have been rebooting for too long.
@@ -355,9 +398,10 @@ class Lifecycle:
         container = self._find(instance)
         if container.state is State.RUNNING:
             return
+        ends = self._ends(instance, network_info)
         self._network.plug(instance, network_info)
         try:
-            container.resume()
+            container.resume(ends)
         except exception.CommandFailed as error:
             raise nova_exception.InstanceResumeFailure(reason=str(error)) from error
 
@@ -374,7 +418,7 @@ class Lifecycle:
 
     def plug_vifs(self, instance: Any, network_info: Any) -> None:
         """Record a server's ports in Open vSwitch."""
-        self._network.nics(network_info)
+        self._network.nics(instance, network_info)
         self._network.plug(instance, network_info)
 
     def unplug_vifs(self, instance: Any, network_info: Any) -> None:
@@ -384,18 +428,6 @@ class Lifecycle:
     def set_admin_password(self, instance: Any, password: str) -> None:
         """Set root's password in a running server."""
         self._find(instance).set_password("root", password)
-
-    def diagnostics(self, instance: Any) -> dict[str, Any]:
-        """What there is to say of a server, by vzlist's numbers."""
-        info = self._find(instance).info
-        return {
-            "ctid": info.ctid,
-            "state": info.state.value,
-            "uptime_seconds": info.uptime,
-            "processes": info.numproc,
-            "memory_kb": None if info.physpages is None else info.physpages * 4,
-            "disk_kb": info.diskspace_kb,
-        }
 
 
 def apply_limits(container: OvzContainer, limits: resources.Limits) -> None:
@@ -423,16 +455,6 @@ def apply_limits(container: OvzContainer, limits: resources.Limits) -> None:
     container.set_iolimits(limits.iolimit, limits.iopslimit)
 
 
-def _flavor(flavor: Any) -> resources.Flavor:
-    return resources.Flavor(
-        memory_mb=flavor.memory_mb,
-        vcpus=flavor.vcpus,
-        root_gb=flavor.root_gb,
-        swap_mb=flavor.swap,
-        extra_specs=dict(flavor.extra_specs or {}),
-    )
-
-
 def _image_size(
     node: ovz_node.Node, limits: resources.Limits
 ) -> tuple[int, int] | None:
@@ -440,6 +462,11 @@ def _image_size(
     if node.layout != "ploop" or limits.diskspace is None:
         return None
     return limits.diskspace.soft_kb, limits.diskspace.hard_kb
+
+
+def _is_reverted_in_place(instance: Any, container: OvzContainer) -> bool:
+    """Whether Nova removes the new server of a resize that is the old one, too."""
+    return container.is_kept and instance.task_state == task_states.RESIZE_REVERTING
 
 
 def _refuse_volumes(instance: Any, block_device_info: Any) -> None:

@@ -10,12 +10,18 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Ports: plugged into Open vSwitch by os-vif, and Neutron's word awaited."""
+"""Ports: plugged into Open vSwitch by os-vif, and Neutron's word awaited.
+
+A port's interface keeps its name inside the guest (eth0, eth1, …) for as long as the
+port is the server's. As long as no port comes or goes that is the order of the ports;
+from then on the names are kept with the instance, in its system_metadata, which
+reaches every host that the server moves to.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import nova.conf
@@ -25,9 +31,10 @@ from os_vif import exception as os_vif_exception
 from oslo_log import log as logging
 
 from nova import exception as nova_exception
+from nova import objects
 from ovznovadriver import exception
 from ovznovadriver.compute import spec
-from ovznovadriver.openvz import vzctl
+from ovznovadriver.openvz import hostends, resources, vzctl
 
 CONF = nova.conf.CONF
 LOG = logging.getLogger(__name__)
@@ -43,7 +50,7 @@ class Network:
         self._virtapi = virtapi
         os_vif.initialize()
 
-    def nics(self, network_info: Any) -> tuple[spec.Nic, ...]:
+    def nics(self, instance: Any, network_info: Any) -> tuple[spec.Nic, ...]:
         """A server's interfaces, in the order of its ports.
 
         Touching network_info may raise what went wrong while Nova allocated it.
@@ -56,12 +63,7 @@ class Network:
                     f"port {vif['id']} has vif_type {vif['type']}; only"
                     f" {model.VIF_TYPE_OVS} (Open vSwitch, OVN) can be plugged"
                 )
-            if vif.is_hybrid_plug_enabled():
-                raise exception.NetworkUnsupported(
-                    f"port {vif['id']} asks for a hybrid plug, which is not supported:"
-                    " set firewall_driver = openvswitch in Neutron's agent"
-                )
-        return spec.nics_from_nova(network_info or [])
+        return spec.nics_from_nova(network_info or [], _kept_names(instance))
 
     def plug(self, instance: Any, network_info: Any) -> None:
         """Record the ports in Open vSwitch; one that is there already stays.
@@ -100,8 +102,9 @@ class Network:
             vif = os_vif_util.nova_to_osvif_vif(nova_vif)
             # There is no hypervisor that would add the port, nor make a tap: vzctl
             # makes the host's end of the veth pair under the VIF's name.
-            vif.port_profile.create_port = True
             vif.port_profile.create_tap = False
+            if not nova_vif.is_hybrid_plug_enabled():
+                vif.port_profile.create_port = True
             plugs.append((vif, info))
         return plugs
 
@@ -155,4 +158,71 @@ def veths(nics: tuple[spec.Nic, ...]) -> tuple[vzctl.Veth, ...]:
     """The interfaces as vzctl takes them."""
     return tuple(
         vzctl.Veth(name=nic.name, mac=nic.mac, host_ifname=nic.devname) for nic in nics
+    )
+
+
+def host_ends(
+    nics: Sequence[spec.Nic], limits: resources.Limits
+) -> tuple[hostends.HostEnd, ...]:
+    """What the host has to do for the interfaces whenever they appear."""
+    return tuple(
+        hostends.HostEnd(
+            host_ifname=nic.devname,
+            name=nic.name,
+            mac=nic.mac,
+            bridge=nic.bridge,
+            mtu=nic.mtu,
+            inbound=limits.inbound,
+            outbound=limits.outbound,
+            addresses=tuple(
+                str(address.ip)
+                for subnet in nic.subnets
+                for address in subnet.addresses
+            ),
+        )
+        for nic in nics
+    )
+
+
+# -- what is kept with the instance -------------------------------------------------
+
+_NAME_KEY = "ovz_nic_"
+
+
+def _kept_names(instance: Any) -> dict[str, str]:
+    """The names of a server's interfaces by port, as far as they are kept."""
+    return {
+        key.removeprefix(_NAME_KEY): name
+        for key, name in instance.system_metadata.items()
+        if key.startswith(_NAME_KEY)
+    }
+
+
+def keep(context: Any, instance: Any, nics: Sequence[spec.Nic]) -> None:
+    """Keep with the instance how its interfaces are named and tagged from now on."""
+    others = {
+        key: value
+        for key, value in instance.system_metadata.items()
+        if not key.startswith(_NAME_KEY)
+    }
+    names = {f"{_NAME_KEY}{nic.port_id}": nic.name for nic in nics}
+    instance.system_metadata = others | names
+    describe_devices(context, instance, nics)
+    instance.save()
+
+
+def describe_devices(context: Any, instance: Any, nics: Sequence[spec.Nic]) -> None:
+    """Let the server's metadata say which interface bears which of the user's tags."""
+    known = objects.VirtualInterfaceList.get_by_instance_uuid(context, instance.uuid)
+    tags = {vif.uuid: vif.tag for vif in known if "tag" in vif and vif.tag}
+    old = instance.device_metadata.devices if instance.device_metadata else []
+    kind = objects.NetworkInterfaceMetadata
+    devices = [device for device in old if not isinstance(device, kind)]
+    devices += [
+        kind(mac=nic.mac, tags=[tags[nic.port_id]])
+        for nic in nics
+        if nic.port_id in tags
+    ]
+    instance.device_metadata = (
+        objects.InstanceDeviceMetadata(devices=devices) if devices else None
     )

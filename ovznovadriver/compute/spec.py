@@ -22,8 +22,9 @@ and a port that no container can have NetworkUnsupported.
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +37,9 @@ IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 #: IFNAMSIZ of Linux without the final NUL.
 MAX_DEVNAME = 15
 
+#: Length of the names that Nova makes (nova.network.model.NIC_NAME_LEN).
+MADE_DEVNAME = 14
+
 #: The bounds of an IP link's MTU, in bytes: RFC 791, and the field's 16 bits.
 MIN_MTU, MAX_MTU = 68, 65535
 
@@ -46,6 +50,7 @@ _IPV6_MODES = (*AUTOCONF_MODES, "dhcpv6-stateful")
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _DEVNAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_NIC_NAME = re.compile(r"eth[0-9]{1,2}")
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?")
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -116,6 +121,7 @@ class Nic:
     :ivar network_id: Neutron's network
     :ivar vif_type: Neutron's binding:vif_type
     :ivar mtu: bytes; None when Neutron doesn't say
+    :ivar bridge: the Linux bridge between it and Open vSwitch (hybrid plug)
     """
 
     index: int
@@ -126,6 +132,7 @@ class Nic:
     network_id: str
     vif_type: str
     mtu: int | None = None
+    bridge: str | None = None
     subnets: tuple[Subnet, ...] = ()
 
 
@@ -173,7 +180,7 @@ def guest_from_nova(
     :param drive: see drive.config_drive
     """
     return GuestSpec(
-        hostname=checked_hostname(instance.hostname or f"server-{instance.uuid}"),
+        hostname=hostname(instance),
         admin_password=checked_password(admin_password) if admin_password else None,
         ssh_keys=_ssh_keys(instance.key_data),
         files=tuple(_injected(path, data) for path, data in injected_files or ()),
@@ -181,13 +188,27 @@ def guest_from_nova(
     )
 
 
-def nics_from_nova(network_info: Iterable[Mapping[str, Any]]) -> tuple[Nic, ...]:
+def hostname(instance: Any) -> str:
+    """The host name that a server is to have."""
+    return checked_hostname(instance.hostname or f"server-{instance.uuid}")
+
+
+def nics_from_nova(
+    network_info: Iterable[Mapping[str, Any]], names: Mapping[str, str] | None = None
+) -> tuple[Nic, ...]:
     """The NICs of a server, in the order of its ports.
 
     :param network_info: nova.network.model.NetworkInfo; the asynchronous one may
         raise the allocation's error here
+    :param names: the names of NICs by port, as far as they are fixed; the others get
+        the first that are free
     """
-    nics = tuple(_nic(index, vif) for index, vif in enumerate(network_info))
+    vifs = list(network_info)
+    free = _free_names(vifs, names or {})
+    nics = tuple(
+        _nic(index, vif, (names or {}).get(vif["id"]) or next(free))
+        for index, vif in enumerate(vifs)
+    )
     devnames = [nic.devname for nic in nics]
     if len(set(devnames)) != len(devnames):
         raise exception.InvalidValue(f"two ports have the same devname: {devnames}")
@@ -226,7 +247,15 @@ def _injected(path: str, content: bytes | str) -> InjectedFile:
     return InjectedFile(path, data)
 
 
-def _nic(index: int, vif: Mapping[str, Any]) -> Nic:
+def _free_names(
+    vifs: Sequence[Mapping[str, Any]], names: Mapping[str, str]
+) -> Iterator[str]:
+    taken = {names[vif["id"]] for vif in vifs if vif["id"] in names}
+    every = (f"eth{number}" for number in itertools.count())
+    return (name for name in every if name not in taken)
+
+
+def _nic(index: int, vif: Mapping[str, Any], name: str) -> Nic:
     port = _identifier(vif["id"], "port")
     if (vif.get("vnic_type") or "normal") != "normal":
         raise exception.NetworkUnsupported(
@@ -242,14 +271,16 @@ def _nic(index: int, vif: Mapping[str, Any]) -> Nic:
         raise exception.NetworkUnsupported(f"port {port} has no network")
     return Nic(
         index=index,
-        name=f"eth{index}",
+        name=_nic_name(name),
         mac=_mac(vif.get("address")),
         # nova.network.neutron makes this name for a port without one.
-        devname=_devname(vif.get("devname") or f"tap{port}"[:14]),
+        devname=_devname(vif.get("devname") or f"tap{port}"[:MADE_DEVNAME]),
         port_id=port,
         network_id=_identifier(network["id"], "network"),
         vif_type=str(vif.get("type") or ""),
         mtu=_mtu((network.get("meta") or {}).get("mtu")),
+        # As nova.network.os_vif_util names it for os-vif, which makes it.
+        bridge=f"qbr{port}"[:MADE_DEVNAME] if _is_hybrid(vif) else None,
         subnets=tuple(_subnet(subnet) for subnet in network.get("subnets") or ()),
     )
 
@@ -323,6 +354,16 @@ def _mac(text: object) -> str:
     if not _MAC.fullmatch(mac):
         raise exception.InvalidValue(f"{text!r} is not a MAC address")
     return mac
+
+
+def _is_hybrid(vif: Mapping[str, Any]) -> bool:
+    return bool((vif.get("details") or {}).get("ovs_hybrid_plug"))
+
+
+def _nic_name(text: str) -> str:
+    if not _NIC_NAME.fullmatch(text):
+        raise exception.InvalidValue(f"{text!r} is not the name of a NIC")
+    return text
 
 
 def _devname(text: str) -> str:

@@ -14,7 +14,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -30,16 +30,19 @@ class Undo:
 
     Every undo step is tried, even when one of them fails. What failed is logged;
     the exception that ended the block goes on.
+
+    :ivar complete: whether every undo step that was taken succeeded
     """
 
     def __init__(self, what: str) -> None:
+        self.complete = True
         self._what = what
-        self._steps: list[tuple[str, Callable[[], None]]] = []
+        self._steps: list[tuple[str, Callable[[], object]]] = []
 
     def __enter__(self) -> Undo:
         return self
 
-    def add(self, name: str, step: Callable[..., None], *args: Any) -> None:
+    def add(self, name: str, step: Callable[..., object], *args: Any) -> None:
         """Do this, before what was added earlier, if the block fails from here on."""
         self._steps.append((name, lambda: step(*args)))
 
@@ -52,11 +55,12 @@ class Undo:
         if error is None:
             return
         for name, failure in attempt(list(reversed(self._steps))):
+            self.complete = False
             LOG.error("Undoing %s: %s failed: %s", self._what, name, failure)
 
 
 def attempt(
-    steps: list[tuple[str, Callable[[], None]]],
+    steps: Sequence[tuple[str, Callable[[], object]]],
 ) -> list[tuple[str, Exception]]:
     """Take every step, also when earlier ones fail.
 

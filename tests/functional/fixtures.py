@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import hashlib
 import io
 import itertools
@@ -30,12 +31,16 @@ import tarfile
 import threading
 import time
 import uuid
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import fixtures
 from nova.tests import fixtures as nova_fixtures
 from nova.tests.functional.api import client as api_client
+
+from nova import exception as nova_exception
+from nova import objects
 
 #: What the root file system of the test image holds: path -> (mode, content).
 ROOTFS: dict[str, tuple[int, str]] = {
@@ -86,6 +91,9 @@ class Glance(nova_fixtures.GlanceFixture):
     def __init__(self, test: Any) -> None:
         super().__init__(test)
         self.downloads: list[str] = []
+        #: Called with an image's id and what is there of its data, for each piece that
+        #: is uploaded; what it raises ends the upload.
+        self.on_upload: Callable[[str, int], None] = lambda image_id, size: None
 
     def add_image(
         self,
@@ -93,12 +101,15 @@ class Glance(nova_fixtures.GlanceFixture):
         *,
         name: str = "debian-12-rootfs",
         claimed_data: bytes | None = None,
+        disk_format: str = "raw",
+        min_disk: int = 0,
         **properties: str,
     ) -> str:
         """Store an image and return its id.
 
         :param claimed_data: what size and hashes are taken from, to have an
             image that arrives damaged
+        :param min_disk: GB that a flavor's root disk has to have
         :param properties: image properties besides the usual ones
         """
         claimed = data if claimed_data is None else claimed_data
@@ -112,13 +123,13 @@ class Glance(nova_fixtures.GlanceFixture):
             "status": "active",
             "is_public": True,
             "container_format": "bare",
-            "disk_format": "raw",
+            "disk_format": disk_format,
             "size": len(claimed),
             "checksum": hashlib.md5(claimed, usedforsecurity=False).hexdigest(),
             "os_hash_algo": "sha512",
             "os_hash_value": hashlib.sha512(claimed).hexdigest(),
             "min_ram": 0,
-            "min_disk": 0,
+            "min_disk": min_disk,
             "protected": False,
             "visibility": "public",
             "tags": [],
@@ -145,6 +156,48 @@ class Glance(nova_fixtures.GlanceFixture):
             self.show(context, image_id)
             return iter([self._imagedata.get(image_id, b"")])
         return super().download(context, image_id, data, dst_path, trusted_certs)
+
+    def update(
+        self,
+        context: Any,
+        image_id: str,
+        metadata: dict[str, Any],
+        data: Any = None,
+        purge_props: bool = False,
+    ) -> dict[str, Any]:
+        """Change what is said of an image, and take its data, as Glance does."""
+        image = super().update(context, image_id, metadata, None, purge_props)
+        if data is None:
+            return dict(image)
+        content = bytearray()
+        while piece := data.read(1 << 20):
+            content += piece
+            self.on_upload(image_id, len(content))
+        if image_id not in self.images:
+            raise nova_exception.ImageNotFound(image_id=image_id)
+        self._imagedata[image_id] = bytes(content)
+        image.update(
+            status="active",
+            size=len(content),
+            checksum=hashlib.md5(content, usedforsecurity=False).hexdigest(),
+            os_hash_algo="sha512",
+            os_hash_value=hashlib.sha512(content).hexdigest(),
+        )
+        return dict(image)
+
+    def detail(self, context: Any, **kwargs: Any) -> list[dict[str, Any]]:
+        """The images with some properties, the last one first."""
+        wanted = {
+            name.removeprefix("property-"): value
+            for name, value in kwargs.get("filters", {}).items()
+            if name.startswith("property-")
+        }
+        images: list[dict[str, Any]] = super().detail(context, **kwargs)[::-1]
+        return [i for i in images if wanted.items() <= i["properties"].items()]
+
+    def content(self, image_id: str) -> bytes | None:
+        """What was uploaded of an image; None for nothing."""
+        return self._imagedata.get(image_id)
 
 
 class Neutron(nova_fixtures.NeutronFixture):
@@ -241,6 +294,50 @@ class Neutron(nova_fixtures.NeutronFixture):
         """Set a port's status as its agent's report would."""
         if port_id in self._ports:
             self._ports[port_id]["status"] = status
+
+
+class OpenDatabases(fixtures.Fixture):
+    """Keeps Nova's databases open, each of which is a file of SQLite's.
+
+    Nova opens one for each transaction, and whoever closes it as the last one has to
+    bring its log home and sync it: with this, nobody does.
+    """
+
+    def __init__(self, engines: Iterable[Any]) -> None:
+        super().__init__()
+        self._engines = engines
+
+    def _setUp(self) -> None:
+        for engine in self._engines:
+            connection = engine.connect()
+            self.addCleanup(connection.close)
+            # SQLite opens the file when something is read.
+            connection.exec_driver_sql("SELECT 1 FROM sqlite_master").all()
+            connection.rollback()
+
+
+class InstanceChanges(fixtures.Fixture):
+    """Sets an event whenever Nova has written a server to its database."""
+
+    def _setUp(self) -> None:
+        self.event = threading.Event()
+        for name in ("create", "save", "destroy"):
+            real = getattr(objects.Instance, name)
+            self.useFixture(
+                fixtures.MonkeyPatch(
+                    f"nova.objects.Instance.{name}", self._telling(real)
+                )
+            )
+
+    def _telling(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(real)
+        def method(instance: Any, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return real(instance, *args, **kwargs)
+            finally:
+                self.event.set()
+
+        return method
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,8 +19,8 @@ import json
 from typing import Any
 
 from ovznovadriver.openvz import metadata
-from tests.functional import base
 from tests.functional import fixtures as cloud_fixtures
+from tests.functional import shared
 
 #: A key that no one has the private half of.
 KEY = (
@@ -120,6 +120,7 @@ class BootTests:
                 }
             },
         )
+        self.addCleanup(self.api.api_delete, "/os-keypairs/mine")
         server = self.boot(
             "web-1",
             key_name="mine",
@@ -239,7 +240,7 @@ class BootTests:
         assert secret not in self.stdlog.logger.output
 
 
-class TestBootWithVzctl4(BootTests, base.OpenVZFunctionalTest):
+class TestBootWithVzctl4(BootTests, shared.SharedCloudTest):
     """The family of OpenVZ 6 and stock kernels."""
 
     FAMILY = "4"
@@ -250,7 +251,7 @@ class TestBootWithVzctl4(BootTests, base.OpenVZFunctionalTest):
         assert int(self.container(server)) > 100
 
 
-class TestBootWithVzctl9(BootTests, base.OpenVZFunctionalTest):
+class TestBootWithVzctl9(BootTests, shared.SharedCloudTest):
     """The family of OpenVZ and Virtuozzo 7 to 9."""
 
     FAMILY = "9"

@@ -79,14 +79,19 @@ class BudgetTests:
         for number in range(MANY - SERVERS):
             ctid = str(uuid.uuid4()) if self.FAMILY == "9" else str(2000 + number)
             self.add_container(self.node, ctid)
-        for task in ("update_available_resource", "_sync_power_states"):
+        for task, rest in (
+            # The second one looks whether limits are in force.
+            ("update_available_resource", {"tc": 1}),
+            ("_sync_power_states", {}),
+        ):
             self.driver()._node.look.forget()
             self.node.clear_commands()
 
             self.run_periodic(task)
             self.wait_until("power states", self._compared)
 
-            assert self._counted() == {"vzlist": 1}, (task, self.node.commands())
+            counted = self._counted()
+            assert counted == {"vzlist": 1, **rest}, (task, self.node.commands())
 
     def _compared(self) -> bool:
         """Threads of their own compare the servers' states."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from tests.functional import base
+from tests.functional import shared
 
 
 class DeleteTests:
@@ -83,13 +83,13 @@ class DeleteTests:
         assert self.settle(stays)["status"] == "ACTIVE"
 
 
-class TestDeleteWithVzctl4(DeleteTests, base.OpenVZFunctionalTest):
+class TestDeleteWithVzctl4(DeleteTests, shared.SharedCloudTest):
     """The family of OpenVZ 6 and stock kernels."""
 
     FAMILY = "4"
 
 
-class TestDeleteWithVzctl9(DeleteTests, base.OpenVZFunctionalTest):
+class TestDeleteWithVzctl9(DeleteTests, shared.SharedCloudTest):
     """The family of OpenVZ and Virtuozzo 7 to 9."""
 
     FAMILY = "9"

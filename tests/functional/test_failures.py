@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from os_vif import exception as os_vif_exception
 
-from tests.functional import base
+from tests.functional import shared
 
 
 class FailingSpawnTests:
@@ -70,19 +70,19 @@ class FailingSpawnTests:
         assert self.left_on(self.node) == []
 
 
-class TestFailingSpawnWithVzctl4(FailingSpawnTests, base.OpenVZFunctionalTest):
+class TestFailingSpawnWithVzctl4(FailingSpawnTests, shared.SharedCloudTest):
     """The family of OpenVZ 6 and stock kernels."""
 
     FAMILY = "4"
 
 
-class TestFailingSpawnWithVzctl9(FailingSpawnTests, base.OpenVZFunctionalTest):
+class TestFailingSpawnWithVzctl9(FailingSpawnTests, shared.SharedCloudTest):
     """The family of OpenVZ and Virtuozzo 7 to 9."""
 
     FAMILY = "9"
 
 
-class TestNeutronsEvent(base.OpenVZFunctionalTest):
+class TestNeutronsEvent(shared.SharedCloudTest):
     """A spawn waits for Neutron to say that the ports are wired."""
 
     def test_a_server_is_not_active_before_its_port(self) -> None:

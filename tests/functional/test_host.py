@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from nova.compute import power_state
 
-from tests.functional import base
+from tests.functional import shared
 
 
 class HostTests:
@@ -83,13 +83,13 @@ class HostTests:
         assert "No valid host" in self.fault(server)
 
 
-class TestHostWithVzctl4(HostTests, base.OpenVZFunctionalTest):
+class TestHostWithVzctl4(HostTests, shared.SharedCloudTest):
     """The family of OpenVZ 6 and stock kernels."""
 
     FAMILY = "4"
 
 
-class TestHostWithVzctl9(HostTests, base.OpenVZFunctionalTest):
+class TestHostWithVzctl9(HostTests, shared.SharedCloudTest):
     """The family of OpenVZ and Virtuozzo 7 to 9."""
 
     FAMILY = "9"

@@ -20,7 +20,7 @@ import pytest
 from nova.compute import power_state
 from nova.tests.functional.api import client as api_client
 
-from tests.functional import base
+from tests.functional import shared
 
 #: What Nova says of the states that a container has on its node.
 POWER_STATES = {
@@ -134,12 +134,15 @@ class PowerTests:
     def test_diagnostics_tell_what_the_node_knows(self) -> None:
         server = self.boot("web-1")
 
-        # The driver cannot name itself in the later ones: Nova lists all names.
         self.api.microversion = "2.47"
         found = self.api.api_get(f"/servers/{server['id']}/diagnostics").body
 
         assert found["state"] == "running"
         assert found["ctid"] == self.container(server)
+        self.api.microversion = "latest"
+        found = self.api.api_get(f"/servers/{server['id']}/diagnostics").body
+        assert (found["hypervisor"], found["driver"]) == ("openvz", "libvirt")
+        assert (found["state"], found["num_nics"]) == ("running", 1)
 
     def _state_on_node(self, server: dict[str, Any]) -> str:
         return self.node.state(self.container(server))
@@ -150,13 +153,13 @@ class PowerTests:
         assert [action["message"] for action in actions] == [None] * len(actions)
 
 
-class TestPowerWithVzctl4(PowerTests, base.OpenVZFunctionalTest):
+class TestPowerWithVzctl4(PowerTests, shared.SharedCloudTest):
     """The family of OpenVZ 6 and stock kernels."""
 
     FAMILY = "4"
 
 
-class TestPowerWithVzctl9(PowerTests, base.OpenVZFunctionalTest):
+class TestPowerWithVzctl9(PowerTests, shared.SharedCloudTest):
     """The family of OpenVZ and Virtuozzo 7 to 9."""
 
     FAMILY = "9"

@@ -16,22 +16,26 @@ Needs root to set itself up, and the distribution's sudo. It makes a throw-away
 user with the line in sudoers that README.rst documents, a rootwrap.conf with the
 filters that are shipped, and a simulated node of each family that belongs to root;
 then runs tests/privilege and tests/contract as that user, by privsep and by
-rootwrap. All of it is removed at the end, however it ends.
+rootwrap, both at once. At last it looks whether every verb, and every command that
+went by privsep, went by rootwrap too. All of it is removed at the end, however it ends.
 
 What the tests find in their environment:
 
 * ``OVZ_PRIVILEGE``: privsep or rootwrap
 * ``OVZ_PRIVILEGE_HELPER``: the root helper, in nova's form
-* ``OVZ_PRIVILEGE_DIR``: holds ``node4`` and ``node9``, the simulated nodes, whose
-  ``bin`` directories hold vzctl and vzlist; both have the template ``tiny``
+* ``OVZ_PRIVILEGE_DIR``: holds, for each of pytest's workers, ``node4`` and ``node9``,
+  the simulated nodes, whose ``bin`` directories hold vzctl and vzlist; both have the
+  template ``tiny``
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pathlib
 import pwd
+import re
 import shutil
 import signal
 import subprocess
@@ -40,12 +44,16 @@ import tempfile
 import time
 from collections.abc import Iterator
 
-from tests.simulator.node import SimNode
+from ovznovadriver.openvz import privileged
+from tests.simulator.node import Family, SimNode
 
 PROJECT = pathlib.Path(__file__).resolve().parents[2]
 SCRIPTS = pathlib.Path(sys.executable).parent
 WAYS = ("privsep", "rootwrap")
+WORKERS = int(os.environ.get("OVZ_TEST_WORKERS", "2"))
+FAMILIES: tuple[Family, ...] = ("4", "9")
 NEEDED = ("sudo", "visudo", "useradd", "userdel", "setpriv")
+SUDO_LOG = "sudo.log"
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # A vzctl that is slow in two ways, for what the simulator's one cannot show to a
@@ -116,11 +124,11 @@ def _end_processes(user: str) -> None:
 
 
 def _make_nodes(directory: pathlib.Path) -> None:
-    for family in ("4", "9"):
-        node = SimNode(directory / f"node{family}", family)
-        node.add_template("tiny")
-    for way in WAYS:
-        slow = directory / f"slow-{way}"
+    for way, worker in itertools.product(WAYS, range(WORKERS)):
+        place = directory / way / f"gw{worker}"
+        for family in FAMILIES:
+            SimNode(place / f"node{family}", family).add_template("tiny")
+        slow = place / "slow"
         slow.mkdir()
         (slow / "vzctl").write_text(_SLOW_VZCTL.format(directory=slow))
         (slow / "vzctl").chmod(0o755)
@@ -138,10 +146,13 @@ def _make_rootwrap(directory: pathlib.Path) -> pathlib.Path:
     return conf
 
 
-def _make_sudoers(user: str, conf: pathlib.Path, into: pathlib.Path) -> None:
-    # The line is the documented one; secure_path is for a virtual environment.
+def _make_sudoers(user: str, directory: pathlib.Path, into: pathlib.Path) -> None:
+    conf = _make_rootwrap(directory)
+    # The line is the documented one; secure_path is for a virtual environment, and the
+    # log for what is looked up in it at last.
     text = (
         f"Defaults:{user} secure_path={SCRIPTS}:{SYSTEM_PATH}\n"
+        f"Defaults:{user} logfile={directory / SUDO_LOG}, loglinelen=0\n"
         f"{user} ALL=(root) NOPASSWD: {SCRIPTS}/nova-rootwrap {conf} *\n"
     )
     with tempfile.NamedTemporaryFile("w", prefix="sudoers-") as draft:
@@ -167,9 +178,9 @@ def scene() -> Iterator[tuple[str, pathlib.Path]]:
         undo.callback(_end_processes, user)
         undo.callback(sudoers.unlink, missing_ok=True)
         _make_nodes(directory)
-        for cache in directory.glob("node?/vz/template/cache"):
+        for cache in directory.glob("*/*/node?/vz/template/cache"):
             shutil.chown(cache, user, user)  # the service keeps its images there
-        _make_sudoers(user, _make_rootwrap(directory), sudoers)
+        _make_sudoers(user, directory, sudoers)
         home = directory / "home"
         home.mkdir(mode=0o700)
         shutil.chown(home, user, user)
@@ -206,8 +217,10 @@ def _become(user: str) -> list[str]:
     return [*become, "--"]
 
 
-def run(user: str, directory: pathlib.Path, way: str, options: list[str]) -> int:
-    """Run the tests as the user; pytest's exit code."""
+def _start(
+    become: list[str], directory: pathlib.Path, way: str, options: list[str]
+) -> subprocess.Popen[bytes]:
+    """Start the tests as the user, with what they say going to a file."""
     home = directory / "home"
     env = {
         "PATH": f"{SCRIPTS}:{SYSTEM_PATH}",
@@ -217,18 +230,48 @@ def run(user: str, directory: pathlib.Path, way: str, options: list[str]) -> int
         "OS_NOVA_DISABLE_EVENTLET_PATCHING": "true",
         "OVZ_PRIVILEGE": way,
         "OVZ_PRIVILEGE_HELPER": f"sudo nova-rootwrap {directory}/rootwrap.conf",
-        "OVZ_PRIVILEGE_DIR": str(directory),
+        "OVZ_PRIVILEGE_DIR": str(directory / way),
     }
     pytest = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
     pytest += ["--basetemp", f"{home}/{way}", "tests/privilege", "tests/contract"]
     # These hold the simulator against recordings; no command goes by way of root.
     pytest.append("--ignore=tests/contract/test_recordings.py")
-    # Tests of one module share what the user left on a node; by rootwrap, where each
-    # command starts three programs, a second worker saves minutes.
-    pytest += ["-n", os.environ.get("OVZ_TEST_WORKERS", "2"), "--dist", "loadfile"]
-    print(f"== as {user}, by {way}", flush=True)
-    argv = [*_become(user), *pytest, *options]
-    return subprocess.run(argv, cwd=PROJECT, env=env, check=False).returncode
+    pytest += ["-n", str(WORKERS), "--dist", "worksteal", *options]
+    with (directory / way / "output").open("wb") as output:
+        return subprocess.Popen(
+            [*become, *pytest], cwd=PROJECT, env=env, stdout=output, stderr=output
+        )
+
+
+def run(user: str, directory: pathlib.Path, options: list[str]) -> list[int]:
+    """Run the tests as the user by both ways at once; pytest's exit codes."""
+    become = _become(user)
+    started = {way: _start(become, directory, way, options) for way in WAYS}
+    codes = []
+    for way, process in started.items():
+        codes.append(process.wait())
+        print(f"== as {user}, by {way}", flush=True)
+        print((directory / way / "output").read_text(errors="replace"), flush=True)
+    return codes
+
+
+def _commands(directory: pathlib.Path, way: str) -> set[tuple[str, str, str]]:
+    """What the nodes of a way were asked: family, program and subcommand."""
+    return {
+        (family, command.program, command.subcommand)
+        for family in FAMILIES
+        for place in (directory / way).glob(f"gw*/node{family}")
+        for command in SimNode(place, family).commands()
+    }
+
+
+def not_by_rootwrap(directory: pathlib.Path) -> list[str]:
+    """Verbs, and commands that went by privsep, that did not go by rootwrap."""
+    log = (directory / SUDO_LOG).read_text(errors="replace")
+    called = set(re.findall(r"ovz-privileged call (\w+)", log)) | {"run"}
+    commands = _commands(directory, "privsep") - _commands(directory, "rootwrap")
+    verbs = set(privileged.VERBS) - called
+    return sorted([*verbs, *(" ".join(command) for command in commands)])
 
 
 def _leave(number: int, _frame: object) -> None:
@@ -249,7 +292,12 @@ def main(options: list[str]) -> int:
         signal.signal(number, _leave)
     os.umask(0o022)
     with scene() as (user, directory):
-        codes = [run(user, directory, way, options) for way in WAYS]
+        codes = run(user, directory, options)
+        # A part of the tests need not go everywhere.
+        missing = [] if options or any(codes) else not_by_rootwrap(directory)
+    if missing:
+        print(f"No test goes by rootwrap to: {', '.join(missing)}", file=sys.stderr)
+        return 1
     return next(filter(None, codes), 0)
 
 

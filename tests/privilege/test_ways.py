@@ -15,16 +15,19 @@
 from __future__ import annotations
 
 import concurrent.futures
+import json
 import os
 import pathlib
 import shlex
 import subprocess
+from collections.abc import Iterator
 
 import pytest
 from oslo_privsep import priv_context
 
 from ovznovadriver import exception
-from ovznovadriver.openvz import utils, vzctl, vzlist
+from ovznovadriver.openvz import hostends, utils, vzctl, vzlist
+from tests.contract.place import made_for_this_worker
 
 pytestmark = pytest.mark.skipif(
     "OVZ_PRIVILEGE" not in os.environ,
@@ -34,7 +37,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def directory() -> pathlib.Path:
-    return pathlib.Path(os.environ["OVZ_PRIVILEGE_DIR"])
+    return made_for_this_worker()
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +99,12 @@ def test_a_container_lives_and_is_gone(
         assert executor.call("read_file", **place, path="etc/issue", limit=9) == (
             b"\0hello"
         )
+        seen = executor.call(
+            "inspect_tree", **place, kinds=["etc"], contents=["etc/issue"], limit=9
+        )
+        assert seen["kinds"] == {"etc": "directory"}
+        assert seen["contents"] == {"etc/issue": b"\0hello"}
+        assert executor.call("check_dirs", dirs={"private": private}) == {}
         executor.call("ensure_root_dir", base=str(node / "vz/root"), ctid=ctid)
         tool.start(ctid)
         running = [(info.ctid, info.state) for info in listing.list()]
@@ -150,7 +159,7 @@ def test_a_base_of_the_users_own_is_refused(
 
 @pytest.fixture
 def slow(directory: pathlib.Path) -> pathlib.Path:
-    return directory / f"slow-{os.environ['OVZ_PRIVILEGE']}"
+    return directory / "slow"
 
 
 def _lives(pid: str) -> bool:
@@ -200,3 +209,113 @@ def test_a_helper_that_is_not_permitted_is_told() -> None:
     executor = utils.Executor("rootwrap", "sudo nova-rootwrap /etc/other.conf")
     with pytest.raises(exception.PrivilegeError, match="sudoers"):
         executor.check()
+
+
+def test_a_containers_archive_goes_into_the_users_pipe_and_no_other(
+    executor: utils.Executor, node: pathlib.Path, ctid: str, tmp_path: pathlib.Path
+) -> None:
+    family = vzctl.family_of(
+        vzctl.parse_version(executor.execute("vzctl", "--version", run_as_root=True))
+    )
+    tool = vzctl.Vzctl(executor, family)
+    template = "tiny"
+    if family.template_paths:
+        template = str(node / "vz/template/cache/tiny.tar.gz")
+    tool.create(ctid, template)
+    place = {
+        "base": str(node / "vz/private"),
+        "ctid": ctid,
+        "sub": family.tree_dir,
+        "uid": 0,
+        "gid": 0,
+    }
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe, 0o600)
+    tmp_path.chmod(0o700)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    how = {**place, "limit": 1 << 30, "seconds": 60.0, "pipe": str(pipe)}
+    try:
+        # As much as a pipe holds, so that nobody has to read at the same time.
+        done = executor.call("pack_tree", owner=os.geteuid(), **how)
+        data = os.read(reader, 1 << 20)
+        assert done["bytes"] == len(data)
+        assert b"etc/shadow" in data
+        for owner in (0, os.geteuid() + 1):
+            with pytest.raises((exception.CommandRefused, exception.UnsafePath)):
+                executor.call("pack_tree", owner=owner, **how)
+        tree = {name: place[name] for name in ("base", "ctid", "sub")}
+        stage = {"path": ".ovz-snapshot/attributes.0", "mode": 0o600}
+        note = {
+            "path": "sbin/init",
+            "mode": 0o4755,
+            "owner": [0, 0],
+            "mtime_ns": 0,
+            # CAP_NET_RAW
+            "attributes": {"security.capability": "AQAAAgAgAAAAAAAAAAAAAAAAAAA="},
+        }
+        content = json.dumps(note).encode()
+        file = {**stage, "content": content, "uid": 0, "gid": 0}
+        executor.call("write_files", **tree, files=[file])
+        assert executor.call("restore_attributes", **place, seconds=60.0) == 1
+    finally:
+        os.close(reader)
+        tool.destroy(ctid)
+
+
+@pytest.fixture
+def container(executor: utils.Executor, node: pathlib.Path, ctid: str) -> Iterator[str]:
+    """A stopped container; its directory in a private area is what is asked for."""
+    family = vzctl.family_of(
+        vzctl.parse_version(executor.execute("vzctl", "--version", run_as_root=True))
+    )
+    tool = vzctl.Vzctl(executor, family)
+    archive = str(node / "vz/template/cache/tiny.tar.gz")
+    tool.create(ctid, archive if family.template_paths else "tiny")
+    yield family.tree_dir
+    tool.destroy(ctid)
+
+
+def test_every_other_verb_is_answered_from_the_root_side(
+    executor: utils.Executor, node: pathlib.Path, ctid: str, container: str
+) -> None:
+    conf, private = str(node / "etc/vz/conf"), str(node / "vz/private")
+    both = {"conf": conf, "private": private}
+    key = "2b0d7b3d-1c1f-4b5e-8f0a-6d1f3c9e7a55"
+    tree = {"base": private, "ctid": ctid, "sub": container}
+
+    def call(verb: str, **kwargs: object) -> object:
+        return executor.call(verb, **kwargs)
+
+    call("keep_conf", dirs=both, ctid=ctid)
+    assert call("restore_conf", dirs=both, ctid=ctid) is True
+    assert call("drop_conf", dirs={"conf": conf}, ctid=ctid) is False
+    call("remove_dump", dirs={"dump": str(node / "vz/dump")}, ctid=ctid)
+
+    swap = {"dirs": both, "ctid": ctid, "sub": container, "other": key}
+    assert call("swap_out", **swap) is False
+    with pytest.raises(exception.OvzError, match="rescue"):
+        call("swap_in", **swap)
+
+    end = hostends.HostEnd(host_ifname="tapway0", name="eth0", mac="fa:16:3e:00:00:01")
+    call("write_host_ends", base=conf, ctid=ctid, text=hostends.encode([end]))
+    programs = {name: executor.find(name) for name in ("ip", "tc")}
+    assert call("apply_host_ends", base=conf, ctid=ctid, programs=programs) == []
+    assert call("check_host_ends", base=conf, ctids=[ctid], programs=programs) == []
+    call("drop_host_ends", names=["tapway0"], programs=programs)
+    assert call("announce", base=conf, ctid=ctid) is True
+
+    dirs = {"private": private}
+    assert call("tree_size", **tree) > 0
+    proof = call("plant_proof", dirs=dirs)
+    assert call("find_proof", dirs=dirs, name=proof) is True
+    call("remove_proof", dirs=dirs, name=proof)
+    assert key not in call("list_incoming", dirs=dirs)
+    call("drop_incoming", dirs=dirs, key=key)
+    with pytest.raises(exception.OvzError):
+        call("adopt_incoming", dirs=dirs, ctid=ctid, sub=container, key=key)
+
+    # Nobody but the caller gets what a container holds.
+    with pytest.raises(exception.CommandRefused, match="not the caller"):
+        call("pack_contents", owner=0, **tree)
+    with pytest.raises(exception.CommandRefused, match="not the caller"):
+        call("send_tree", owner=0, **tree)

@@ -116,20 +116,26 @@ def _member(wheel: Path, name: str) -> str:
         return archive.read(path).decode()
 
 
-def test_wheel_holds_package_shim_and_filters_and_nothing_else(wheel: Path) -> None:
+def test_wheel_holds_package_shim_and_data_files_alone(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {n for n in archive.namelist() if ".dist-info/" not in n}
     expected = {p.relative_to(REPO).as_posix() for p in PACKAGE.rglob("*.py")}
     data = wheel.name.removesuffix("-py3-none-any.whl") + ".data/data/"
-    filters = {f"{data}etc/nova/rootwrap.d/openvz.filters"}
-    assert names == expected | {SHIM} | filters
+    shipped = {
+        f"{data}etc/nova/rootwrap.d/openvz.filters",
+        f"{data}etc/systemd/ovz-console.service",
+    }
+    assert names == expected | {SHIM} | shipped
 
 
 def test_entry_points(wheel: Path) -> None:
     points = configparser.ConfigParser()
     points.read_string(_member(wheel, "entry_points.txt"))
     assert dict(points["console_scripts"]) == {
+        "ovz-console": "ovznovadriver.cmd.console:main",
+        "ovz-net-hook": "ovznovadriver.cmd.net_hook:main",
         "ovz-privileged": "ovznovadriver.cmd.privileged:main",
+        "ovz-receive": "ovznovadriver.cmd.receive:main",
         "ovz-shim": "ovznovadriver.cmd.shim:main",
     }
     assert dict(points["oslo.config.opts"]) == {

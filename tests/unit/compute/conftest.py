@@ -23,6 +23,7 @@ from typing import Any
 import os_vif
 import pytest
 from os_vif import exception as os_vif_exception
+from os_vif.objects import vif as os_vif_objects
 from oslo_config import cfg
 from oslo_config import fixture as config_fixture
 
@@ -55,6 +56,8 @@ def instance() -> objects.Instance:
         key_data=None,
         project_id="project",
         host=support.HOST,
+        system_metadata={},
+        device_metadata=None,
         flavor=objects.Flavor(
             memory_mb=512, vcpus=1, root_gb=1, ephemeral_gb=0, swap=0, extra_specs={}
         ),
@@ -82,7 +85,8 @@ class OpenVSwitch:
             self.times.append((time.time(), name))
             assert info.uuid == support.UUID
             # vzctl makes the interface, and nobody else the port.
-            assert vif.port_profile.create_port
+            hybrid = isinstance(vif, os_vif_objects.VIFBridge)
+            assert hybrid or vif.port_profile.create_port
             assert not vif.port_profile.create_tap
             if vif.id in self.failing:
                 raise error(vif=vif.id, err="no ovsdb")
@@ -150,6 +154,7 @@ def life(
     """The servers of a node; their image is there already."""
     # The metadata comes from Nova's database.
     monkeypatch.setattr(drive, "config_drive", lambda *args, **kwargs: ())
+    monkeypatch.setattr(network, "describe_devices", lambda *args: None)
     images = SimpleNamespace(prepare=lambda context, instance, meta: image)
     return lifecycle.Lifecycle(node, net, images)
 

@@ -50,6 +50,11 @@ def network_info(*vifs: model.VIF) -> model.NetworkInfo:
     return model.NetworkInfo(vifs or [vif(port) for port in PORTS])
 
 
+def taps(sim: SimNode) -> list[str]:
+    """The host ends that a node has."""
+    return [name for name in sim.nics() if name.startswith("tap")]
+
+
 def stops(sim: SimNode) -> list[tuple[str, ...]]:
     """The options of each `vzctl stop`, in order."""
     return [command.argv[3:] for command in sim.commands("vzctl", "stop")]

@@ -344,3 +344,48 @@ def test_the_tree_of_newer_vzctl_is_in_a_subdirectory(node, executor):
 
     assert os.listdir(node.root) == ["fs"]
     assert (node.root / "fs/etc/hostname").exists()
+
+
+# -- when interfaces come and go ----------------------------------------------------
+
+
+def refresh(node, executor, nics, gone=()):
+    files = [("openstack/latest/network_data.json", b"new")]
+    guest.refresh(executor, place(node), files, nics, gone)
+
+
+def test_the_drive_and_the_network_files_are_written_anew(node, executor):
+    debian(node)
+    guest.prepare(executor, place(node), SPEC, BOTH[:1])
+    executor.called.clear()
+
+    refresh(node, executor, BOTH)
+
+    assert executor.called == ["inspect_tree", "write_files"]
+    seed = f"{drive.SEED}/openstack/latest"
+    assert read(node, f"{seed}/network_data.json") == b"new"
+    # What the guest was told once stays.
+    assert read(node, f"{seed}/user_data") == b"#!/bin/sh"
+    assert b"iface eth1" in read(node, "/etc/network/interfaces")
+
+
+def test_the_files_of_an_interface_that_went_go(node, executor):
+    put(node, "/usr/sbin/NetworkManager")
+    guest.prepare(executor, place(node), SPEC, BOTH)
+    (writer,) = (w for w in netfiles.WRITERS if w.name == "NetworkManager")
+    (first,), (second,) = (writer.write([nic]) for nic in BOTH)
+
+    refresh(node, executor, BOTH[:1], BOTH[1:])
+
+    assert read(node, first.path)
+    assert not (node.root / second.path.lstrip("/")).exists()
+
+
+def test_with_cloud_init_only_the_drive_is_written(node, executor):
+    debian(node)
+    put(node, "/usr/bin/cloud-init")
+
+    refresh(node, executor, BOTH)
+
+    assert b"inet dhcp" in read(node, "/etc/network/interfaces")
+    assert read(node, f"{drive.SEED}/openstack/latest/network_data.json") == b"new"

@@ -26,6 +26,7 @@ import os
 import pathlib
 import tarfile
 import threading
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -38,9 +39,10 @@ from nova.objects import image_meta as image_meta_obj
 from nova.objects import trusted_certs
 
 from nova import exception as nova_exception
+from nova import objects
 from ovznovadriver import exception
-from ovznovadriver.compute import image
-from ovznovadriver.openvz import template, vzctl
+from ovznovadriver.compute import image, imagecache
+from ovznovadriver.openvz import template, utils, vzctl
 
 IMAGE = "0a9b8c7d-1111-4222-8333-444455556666"
 OTHER = "0a9b8c7d-1111-4222-8333-444455557777"
@@ -126,8 +128,12 @@ def directory(tmp_path: pathlib.Path) -> pathlib.Path:
 def cache_of(
     directory: pathlib.Path, family: vzctl.Family = vzctl.FAMILY_4
 ) -> image.ImageCache:
-    paths = SimpleNamespace(templates=str(directory))
-    node: Any = SimpleNamespace(paths=paths, family=family)
+    node: Any = SimpleNamespace(
+        paths=SimpleNamespace(templates=str(directory)),
+        family=family,
+        options=SimpleNamespace(limits=vzctl.TimeLimits()),
+        executor=utils.Executor(program_dirs=[str(directory.parent / "bin")]),
+    )
     return image.ImageCache(node)
 
 
@@ -389,11 +395,12 @@ REFUSED: dict[str, tuple[Callable[[FakeGlance], None], str]] = {
         lambda api: api.add(rootfs(), os_hash_algo="blur9", checksum="0" * 32),
         "its md5 is",
     ),
-    "qcow2": (
-        lambda api: api.add(b"QFI\xfb" * 100, disk_format="qcow2"),
-        "as disk_format raw and container_format bare",
+    "vmdk": (lambda api: api.add(b"KDMV", disk_format="vmdk"), "disk_format vmdk"),
+    "no qcow2": (
+        lambda api: api.add(rootfs(), disk_format="qcow2"),
+        "Glance says that its format is qcow2, but its content is raw",
     ),
-    "ploop": (lambda api: api.add(b"p", disk_format="ploop"), "disk_format ploop"),
+    "no ploop": (lambda api: api.add(b"p", disk_format="ploop"), "no ploop image"),
     "docker": (
         lambda api: api.add(rootfs(), container_format="docker"),
         "container_format docker",
@@ -487,7 +494,9 @@ def test_a_disk_that_fills_at_the_last_moment_leaves_nothing(
     full = directory / ".incoming" / f"{IMAGE}.json.part"
     cache = cache_of(directory)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(image, "_sync", lambda path: path != full or raising(28)(path))
+        patch.setattr(
+            imagecache, "_sync", lambda path: path != full or raising(28)(path)
+        )
         with pytest.raises(exception.DiskFull):
             prepare(cache)
     assert left(directory) == []
@@ -593,6 +602,244 @@ def test_a_cached_image_is_compared_with_each_flavor(
     assert api.calls() == ["get", "download"]
 
 
+def test_without_a_root_disk_an_option_limits_the_image(
+    api: FakeGlance,
+    directory: pathlib.Path,
+    flags: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(image, "GIB", 1 << 20)
+    flags(group="openvz", image_unpacked_max_gb=3)
+    api.add(gzip.compress(rootfs(payload=bytes(4 << 20))))
+    for refused in (
+        lambda cache: prepare(cache, root_gb=0),
+        lambda cache: cache.cache(None, IMAGE),
+    ):
+        with pytest.raises(
+            nova_exception.ImageUnacceptable, match="image_unpacked_max_gb"
+        ):
+            refused(cache_of(directory))
+    assert left(directory) == []
+
+
+# -- in advance, and what goes ----------------------------------------------
+
+
+def test_an_image_cached_in_advance_is_there_for_the_server(
+    api: FakeGlance, directory: pathlib.Path
+) -> None:
+    api.add(rootfs())
+    cache = cache_of(directory)
+    assert cache.cache(None, IMAGE) is True
+    assert cache.cache(None, IMAGE) is False
+    assert prepare(cache) == IMAGE
+    assert api.calls() == ["get", "download"]
+
+
+def test_what_cannot_be_cached_in_advance_is_told(
+    api: FakeGlance, directory: pathlib.Path
+) -> None:
+    cache = cache_of(directory)
+    with pytest.raises(nova_exception.ImageNotFound):
+        cache.cache(None, IMAGE)
+    with pytest.raises(nova_exception.ImageUnacceptable, match="its id"):
+        cache.cache(None, "../x")
+    api.add(rootfs(init="etc/x"))
+    with pytest.raises(nova_exception.ImageUnacceptable, match="no init"):
+        cache.cache(None, IMAGE)
+    assert left(directory) == []
+
+
+def age(directory: pathlib.Path, seconds: float) -> None:
+    for path in directory.glob("[!.]*"):
+        os.utime(path, (time.time() - seconds,) * 2)
+
+
+@pytest.mark.parametrize(
+    ("image_ref", "options", "stays"),
+    [
+        (IMAGE, {}, True),
+        (OTHER, {}, False),
+        ("", {}, False),
+        (OTHER, {"remove_unused_base_images": False}, True),
+        (OTHER, {"remove_unused_original_minimum_age_seconds": 200_000}, True),
+        (OTHER, {"remove_unused_original_minimum_age_seconds": 0}, False),
+    ],
+)
+def test_nova_s_options_say_when_an_image_goes(
+    image_ref: str,
+    options: dict[str, Any],
+    stays: bool,
+    api: FakeGlance,
+    directory: pathlib.Path,
+    flags: Callable[..., None],
+) -> None:
+    flags(group="image_cache", **options)
+    api.add(rootfs())
+    cache = cache_of(directory)
+    prepare(cache)
+    age(directory, 100_000)
+    cache.manage([objects.Instance(image_ref=image_ref)])
+    assert bool(left(directory)) is stays
+
+
+def test_a_server_that_is_just_made_keeps_its_image_from_all_options(
+    api: FakeGlance, directory: pathlib.Path, flags: Callable[..., None]
+) -> None:
+    flags(group="image_cache", remove_unused_original_minimum_age_seconds=0)
+    flags(group="openvz", image_cache_max_mb=1)
+    api.add(rootfs(payload=os.urandom(2 << 20)))
+    cache = cache_of(directory)
+    prepare(cache)
+    age(directory, 100_000)
+    prepare(cache)
+    cache.manage([])
+    assert left(directory) != []
+    # vzctl create has been ended by then, and whatever it waited for.
+    age(directory, vzctl.TimeLimits().create + 400)
+    cache.manage([])
+    assert left(directory) == []
+
+
+def test_the_cache_is_bounded_while_it_grows(
+    api: FakeGlance, directory: pathlib.Path, flags: Callable[..., None]
+) -> None:
+    flags(group="openvz", image_cache_max_mb=3)
+    cache = cache_of(directory)
+    for image_id in (IMAGE, OTHER):
+        api.add(rootfs(payload=os.urandom(2 << 20)), image_id)
+        cache.prepare(None, server(), meta(image_id))
+        age(directory, 100_000)
+    assert left(directory) == [f"{OTHER}.json", f"{OTHER}.tar"]
+
+
+# -- what has to be converted -----------------------------------------------
+
+
+@pytest.fixture
+def programs(directory: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """The only directory that programs are looked for in."""
+    programs = directory.parent / "bin"
+    programs.mkdir()
+    monkeypatch.setenv("PATH", str(programs))
+    return programs
+
+
+def unpacker(programs: pathlib.Path, name: str, data: bytes) -> None:
+    """A program that writes some bytes, whatever it is given."""
+    (programs / "data").write_bytes(data)
+    (programs / name).write_text(f"#!/bin/sh\n/bin/cat {programs}/data\n")
+    (programs / name).chmod(0o755)
+
+
+ZSTD = b"\x28\xb5\x2f\xfd"
+
+
+@both_families
+@pytest.mark.parametrize(
+    ("program", "data", "disk_format"),
+    [
+        ("zstd", ZSTD, "raw"),
+        ("lz4", b"\x04\x22\x4d\x18", "raw"),
+        ("guestfish", bytes(0x438) + b"\x53\xef" + bytes(1 << 17), "raw"),
+        ("guestfish", b"WithouFreSpacExt", "ploop"),
+    ],
+)
+def test_what_vzctl_cannot_unpack_is_converted_once(
+    program: str,
+    data: bytes,
+    disk_format: str,
+    family: vzctl.Family,
+    api: FakeGlance,
+    directory: pathlib.Path,
+    programs: pathlib.Path,
+) -> None:
+    unpacker(programs, program, rootfs())
+    api.add(data, disk_format=disk_format)
+    first = prepare(cache_of(directory, family))
+    (programs / program).unlink()
+    assert prepare(cache_of(directory, family)) == first
+    assert api.calls() == ["get", "download"]
+    assert left(directory) == [f"{IMAGE}.json", f"{IMAGE}.tar.gz"]
+    with tarfile.open(directory / f"{IMAGE}.tar.gz", "r:gz") as archive:
+        assert archive.getnames()[-1] == (
+            "fs/etc/payload" if family.template_paths else "etc/payload"
+        )
+
+
+@both_families
+def test_what_was_converted_is_checked_like_any_other(
+    family: vzctl.Family,
+    api: FakeGlance,
+    directory: pathlib.Path,
+    programs: pathlib.Path,
+) -> None:
+    unpacker(programs, "zstd", rootfs(init="../init"))
+    api.add(ZSTD)
+    with pytest.raises(nova_exception.ImageUnacceptable, match="not inside"):
+        prepare(cache_of(directory, family))
+    assert left(directory) == []
+
+
+@both_families
+def test_a_conversion_has_the_flavor_s_limit(
+    family: vzctl.Family,
+    api: FakeGlance,
+    directory: pathlib.Path,
+    programs: pathlib.Path,
+) -> None:
+    (programs / "zstd").write_text("#!/bin/sh\nexec /bin/cat /dev/zero\n")
+    (programs / "zstd").chmod(0o755)
+    api.add(ZSTD)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(image, "GIB", 1 << 20)
+        with pytest.raises(nova_exception.FlavorDiskSmallerThanImage):
+            prepare(cache_of(directory, family))
+    assert left(directory) == []
+
+
+def test_a_conversion_has_a_time_limit(
+    api: FakeGlance,
+    directory: pathlib.Path,
+    programs: pathlib.Path,
+    flags: Callable[..., None],
+) -> None:
+    flags(group="openvz", image_conversion_timeout=1)
+    (programs / "zstd").write_text("#!/bin/sh\nexec /bin/sleep 600\n")
+    (programs / "zstd").chmod(0o755)
+    api.add(ZSTD)
+    with pytest.raises(nova_exception.ImageUnacceptable, match="within 1 s"):
+        prepare(cache_of(directory))
+    assert left(directory) == []
+
+
+def test_disk_images_are_offered_where_guestfish_is(
+    directory: pathlib.Path, programs: pathlib.Path
+) -> None:
+    executor = utils.Executor(program_dirs=[])
+    node: Any = SimpleNamespace(executor=executor)
+    kinds = ("supports_image_type_qcow2", "supports_image_type_ploop")
+    assert image.capabilities(node) == dict.fromkeys(kinds, False)
+    unpacker(programs, "guestfish", b"")
+    assert image.capabilities(node) == dict.fromkeys(kinds, True)
+
+
+def test_properties_for_virtual_machines_are_ignored(
+    api: FakeGlance, directory: pathlib.Path
+) -> None:
+    api.add(rootfs())
+    wanted = meta(
+        properties={
+            "hw_disk_bus": "virtio",
+            "hw_firmware_type": "uefi",
+            "hw_machine_type": "q35",
+            "hw_qemu_guest_agent": "yes",
+            "hw_video_model": "virtio",
+        }
+    )
+    assert cache_of(directory).prepare(None, server(), wanted) == IMAGE
+
+
 # -- crashes ----------------------------------------------------------------
 
 
@@ -602,7 +849,7 @@ def test_the_part_of_a_crashed_download_is_replaced(
     api.add(rootfs())
     incoming = directory / ".incoming"
     incoming.mkdir()
-    for step in ("download", "repack", "json"):
+    for step in ("download", "convert", "repack", "json"):
         (incoming / f"{IMAGE}.{step}.part").write_bytes(b"z" * 50_000)
     prepare(cache_of(directory, vzctl.FAMILY_7))
     assert left(directory) == [f"{IMAGE}.json", f"{IMAGE}.tar.gz"]
@@ -646,22 +893,24 @@ def test_an_operator_s_templates_stay(api: FakeGlance, directory: pathlib.Path) 
 
 
 @pytest.fixture
-def crowd(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
-    """Let no spawn go on until all of a number have found no image."""
+def crowd(
+    api: FakeGlance, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[int, Any], None]:
+    """Let no download end before all of a number stand in line for the image."""
 
-    def gather(all_looked: Any) -> None:
-        look_up = image.ImageCache._look_up
-        seen = threading.local()
+    def gather(number: int, arrived: Any) -> None:
+        lock = imagecache.Store.lock
 
-        def looking(self: image.ImageCache, wanted: Any) -> Any:
-            found = look_up(self, wanted)
-            if not getattr(seen, "once", False):
-                seen.once = True
-                assert found is None
-                all_looked.wait(timeout=60)
-            return found
+        def coming(self: imagecache.Store, image_id: str, blocking: bool = True) -> Any:
+            arrived.release()
+            return lock(self, image_id, blocking)
 
-        monkeypatch.setattr(image.ImageCache, "_look_up", looking)
+        def wait(path: pathlib.Path) -> None:
+            for _ in range(number):
+                assert arrived.acquire(timeout=60)
+
+        monkeypatch.setattr(imagecache.Store, "lock", coming)
+        api.after_download = wait
 
     return gather
 
@@ -671,10 +920,10 @@ def test_threads_that_want_one_image_download_it_once(
     family: vzctl.Family,
     api: FakeGlance,
     directory: pathlib.Path,
-    crowd: Callable[[Any], None],
+    crowd: Callable[[int, Any], None],
 ) -> None:
     api.add(rootfs())
-    crowd(threading.Barrier(6))
+    crowd(6, threading.Semaphore(0))
     results: list[str] = []
     threads = [
         threading.Thread(
@@ -692,11 +941,11 @@ def test_threads_that_want_one_image_download_it_once(
 
 
 def test_processes_that_want_one_image_download_it_once(
-    api: FakeGlance, directory: pathlib.Path, crowd: Callable[[Any], None]
+    api: FakeGlance, directory: pathlib.Path, crowd: Callable[[int, Any], None]
 ) -> None:
     api.add(rootfs())
     context = multiprocessing.get_context("fork")
-    crowd(context.Barrier(3))
+    crowd(3, context.Semaphore(0))
     processes = [
         context.Process(target=prepare, args=(cache_of(directory),)) for _ in range(3)
     ]
@@ -709,12 +958,19 @@ def test_processes_that_want_one_image_download_it_once(
 
 
 def test_the_next_in_line_tries_itself_when_the_first_fails(
-    api: FakeGlance, directory: pathlib.Path, crowd: Callable[[Any], None]
+    api: FakeGlance, directory: pathlib.Path, crowd: Callable[[int, Any], None]
 ) -> None:
     api.add(rootfs())
-    crowd(threading.Barrier(2))
+    crowd(2, threading.Semaphore(0))
+    others_wait = api.after_download
     failures = iter([raising(errno.ENOSPC), lambda path: None])
-    api.after_download = lambda path: next(failures)(path)
+
+    def fail_once(path: pathlib.Path) -> None:
+        if len(api.calls()) == 2:
+            others_wait(path)
+        next(failures)(path)
+
+    api.after_download = fail_once
     outcomes: list[Any] = []
 
     def spawn() -> None:
@@ -734,9 +990,13 @@ def test_the_next_in_line_tries_itself_when_the_first_fails(
 # -- the distribution -------------------------------------------------------
 
 
-def hint(os_distro: str | None, default: str = "") -> str | None:
+def hint(
+    os_distro: str | None, default: str = "", version: str | None = None
+) -> str | None:
     properties = {} if os_distro is None else {"os_distro": os_distro}
-    return image.os_hint(meta(properties=properties), default)
+    metadata = {} if version is None else {"image_os_version": version}
+    instance = objects.Instance(system_metadata=metadata)
+    return image.os_hint(instance, meta(properties=properties), default)
 
 
 def test_the_image_s_distribution_comes_before_the_default() -> None:
@@ -744,6 +1004,12 @@ def test_the_image_s_distribution_comes_before_the_default() -> None:
     assert hint(None, "debian-12-x86_64") == "debian-12-x86_64"
     assert hint(None) is None
     assert hint("", "") is None
+
+
+def test_a_version_makes_the_hint_more_precise() -> None:
+    assert hint("debian", version="12") == "debian-12"
+    assert hint("debian", version="12 (bookworm)") == "debian"
+    assert hint(None, "fedora", version="12") == "fedora"
 
 
 @pytest.mark.parametrize("value", ["-x", "a b", "a\n", "../dists", "$(id)", "x" * 129])

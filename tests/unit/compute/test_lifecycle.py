@@ -35,7 +35,7 @@ def test_a_spawn_asks_each_once_and_in_order(sim, boot, journal, quiet):
 
     assert journal() == ["create", "set", "plug", "start"]
     assert sim.state(ctid) == "running"
-    assert sim.nics() == TAPS
+    assert ports.taps(sim) == TAPS
     assert len(sim.commands("vzctl")) == 3
     assert len(sim.commands("vzlist")) <= 1
 
@@ -188,7 +188,7 @@ def test_a_sample_with_beancounters_is_refused_under_vswap(node4, net, instance)
     life = lifecycle.Lifecycle(node4, net, None)
 
     with pytest.raises(nova_exception.InvalidInput, match="use_ubc is off"):
-        life._sample(instance.flavor)
+        life.sample(instance.flavor.extra_specs)
 
 
 def test_limits_reach_the_configuration(sim4, node4, image4):

@@ -154,7 +154,7 @@ def test_a_reboot_stops_as_asked_and_starts(sim, life, boot, instance, hard, exp
 
     assert ports.stops(sim) == expected
     assert sim.state(ctid) == "running"
-    assert sim.nics() == TAPS
+    assert ports.taps(sim) == TAPS
 
 
 def test_a_soft_reboot_that_passes_its_limit_becomes_a_hard_one(
@@ -262,7 +262,6 @@ def test_a_server_without_a_container_is_not_found(life, instance):
         lambda: life.power_on(instance, None),
         lambda: life.reboot(instance, None, hard=True),
         lambda: life.suspend(instance),
-        lambda: life.diagnostics(instance),
         lambda: life.set_admin_password(instance, "secret-word"),
     ):
         with pytest.raises(nova_exception.InstanceNotFound, match=instance.uuid):
@@ -316,22 +315,6 @@ def test_reports_share_a_look_and_news_are_looked_at_anew(
     # Nova would act on a state that is not the one that it knows.
     assert report(5) == (power_state.RUNNING, 1)
     assert life.get_info(instance, use_cache=False).internal_id == ctid
-
-
-def test_diagnostics_are_vzlists_numbers(sim, life, boot, instance):
-    ctid = boot()
-    sim.set_usage(ctid, physpages=100, numproc=7)
-
-    found = life.diagnostics(instance)
-
-    assert found["ctid"] == ctid
-    assert (found["state"], found["processes"], found["memory_kb"]) == (
-        "running",
-        7,
-        400,
-    )
-    life.power_off(instance)
-    assert life.diagnostics(instance)["memory_kb"] is None
 
 
 def test_the_password_of_a_running_server_is_changed(sim, life, boot, instance):

@@ -16,6 +16,7 @@ import pytest
 from nova.network import model
 
 from nova import exception as nova_exception
+from nova import objects
 from ovznovadriver import exception
 from ovznovadriver.compute import network
 from ovznovadriver.openvz import vzctl
@@ -33,8 +34,8 @@ def calls(ovs):
 # -- what can be plugged ------------------------------------------------------------
 
 
-def test_interfaces_come_in_the_order_of_the_ports(net):
-    nics = net.nics(ports.network_info())
+def test_interfaces_come_in_the_order_of_the_ports(net, instance):
+    nics = net.nics(instance, ports.network_info())
 
     assert [(nic.name, nic.port_id) for nic in nics] == [
         ("eth0", PORTS[0]),
@@ -48,26 +49,70 @@ def test_interfaces_come_in_the_order_of_the_ports(net):
 
 @pytest.mark.parametrize("nothing", [None, [], model.NetworkInfo()])
 def test_a_server_may_have_no_port(net, instance, calls, nothing):
-    assert net.nics(nothing) == ()
+    assert net.nics(instance, nothing) == ()
     net.plug(instance, nothing)
     net.unplug(instance, nothing)
     assert calls == []
 
 
 @pytest.mark.parametrize("kind", ["bridge", "vhostuser", "hw_veb", "binding_failed"])
-def test_a_port_that_is_not_open_vswitchs_is_refused(net, kind):
+def test_a_port_that_is_not_open_vswitchs_is_refused(net, instance, kind):
     with pytest.raises(exception.NetworkUnsupported, match=kind):
-        net.nics(ports.network_info(ports.vif(type=kind)))
+        net.nics(instance, ports.network_info(ports.vif(type=kind)))
 
 
-def test_a_port_with_a_bridge_of_its_own_is_refused(net):
-    hybrid = ports.vif(details={"ovs_hybrid_plug": True, "port_filter": True})
-
-    with pytest.raises(exception.NetworkUnsupported, match="firewall_driver"):
-        net.nics(ports.network_info(hybrid))
+def hybrid(port=PORTS[0]):
+    return ports.vif(port, details={"ovs_hybrid_plug": True, "port_filter": True})
 
 
-def test_what_went_wrong_while_ports_were_made_is_told(net):
+def test_a_port_may_have_a_bridge_of_its_own(net, instance, calls):
+    info = ports.network_info(hybrid(), ports.vif(PORTS[1]))
+
+    net.plug(instance, info)
+
+    assert [nic.bridge for nic in net.nics(instance, info)] == ["qbr3c1a4e1e-0d", None]
+    assert calls == [("plug", PORTS[0]), ("plug", PORTS[1])]
+
+
+def test_names_that_are_kept_stay_and_others_take_what_is_free(net, instance):
+    instance.system_metadata = {f"ovz_nic_{PORTS[1]}": "eth0", "other": "eth7"}
+
+    nics = net.nics(instance, ports.network_info())
+
+    assert [(nic.port_id, nic.name) for nic in nics] == [
+        (PORTS[0], "eth1"),
+        (PORTS[1], "eth0"),
+    ]
+
+
+def test_names_and_tags_are_kept_with_the_instance(net, instance, monkeypatch):
+    saved = []
+    monkeypatch.setattr(objects.Instance, "save", lambda self: saved.append(self))
+    known = [objects.VirtualInterface(uuid=PORTS[1], address="unused", tag="storage")]
+    monkeypatch.setattr(
+        objects.VirtualInterfaceList,
+        "get_by_instance_uuid",
+        lambda context, uuid: known,
+    )
+    instance.system_metadata = {"ovz_nic_gone": "eth0", "other": "x"}
+    disk = objects.DiskMetadata(serial="volume", tags=["data"])
+    instance.device_metadata = objects.InstanceDeviceMetadata(devices=[disk])
+    nics = net.nics(instance, ports.network_info())
+
+    network.keep(None, instance, nics)
+
+    assert instance.system_metadata == {
+        "other": "x",
+        f"ovz_nic_{PORTS[0]}": "eth0",
+        f"ovz_nic_{PORTS[1]}": "eth1",
+    }
+    kept, tagged = instance.device_metadata.devices
+    assert kept is disk
+    assert (tagged.mac, tagged.tags) == ("fa:16:3e:00:00:02", ["storage"])
+    assert saved == [instance]
+
+
+def test_what_went_wrong_while_ports_were_made_is_told(net, instance):
     class Failed(model.NetworkInfoAsyncWrapper):
         def __init__(self):
             """There is no thread whose end could be waited for."""
@@ -82,7 +127,7 @@ def test_what_went_wrong_while_ports_were_made_is_told(net):
             raise nova_exception.PortLimitExceeded
 
     with pytest.raises(nova_exception.PortLimitExceeded):
-        net.nics(Failed())
+        net.nics(instance, Failed())
 
 
 # -- plugging -----------------------------------------------------------------------

@@ -134,6 +134,35 @@ def test_ports_keep_their_order_and_get_names_by_it():
     assert names == [(n, f"eth{n}", f"tap{n}") for n in range(3)]
 
 
+@given(
+    st.lists(st.integers(0, 20), unique=True, max_size=6),
+    st.dictionaries(st.integers(0, 20), st.integers(0, 99), max_size=6),
+)
+def test_names_that_are_kept_stay_and_the_others_are_the_first_free(ports, kept):
+    taken = {f"eth{number}" for port, number in kept.items() if port in ports}
+    if len(taken) < len(set(ports) & set(kept)):
+        return  # two ports of one name were never kept
+    names = {f"port-{port}": f"eth{number}" for port, number in kept.items()}
+    vifs = [vif(id=f"port-{port}", devname=f"tap{port}") for port in ports]
+
+    found = {nic.port_id: nic.name for nic in spec.nics_from_nova(vifs, names)}
+
+    free = iter([f"eth{n}" for n in range(200) if f"eth{n}" not in taken])
+    assert found == {port: names.get(port) or next(free) for port in found}
+
+
+@pytest.mark.parametrize("name", ["", "eth", "eth100", "lo", "eth0 up", "../eth0"])
+def test_a_kept_name_is_checked(name):
+    with pytest.raises(exception.InvalidValue):
+        spec.nics_from_nova([vif()], {PORT: name or "eth0\n"})
+
+
+def test_a_hybrid_plug_has_the_bridge_that_nova_names():
+    assert one(details={"ovs_hybrid_plug": True}).bridge == "qbr51a9642b-14"
+    assert one(details={"ovs_hybrid_plug": False}).bridge is None
+    assert one(details=None).bridge is None
+
+
 def test_a_port_without_a_devname_gets_the_name_that_nova_makes():
     assert one(devname=None).devname == "tap51a9642b-14"
 

@@ -19,7 +19,7 @@ import stat
 import pytest
 
 from ovznovadriver import exception
-from ovznovadriver.openvz import keptconf, rootfs
+from ovznovadriver.openvz import rootfs
 from tests.unit.openvz import hostile
 
 LIMIT = 100
@@ -42,7 +42,7 @@ NODE_VERBS = {
     "check_dirs",
     "ensure_root_dir",
     *("swap_in", "swap_out"),  # their tests plant what concerns them
-    *keptconf.VERBS,
+    *("keep_conf", "restore_conf", "drop_conf"),
 }
 
 

@@ -1,0 +1,256 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""Cold migration, and resize to another host, through the REST API."""
+
+from __future__ import annotations
+
+import fixtures
+import pytest
+
+from ovznovadriver.openvz import transfer
+from tests import ssh
+from tests.functional import twohosts
+
+SMALL = (1, 512, 1)
+LARGE = (2, 1024, 2)
+NOTHING = (0, 0, 0)
+
+
+class MigrationTests:
+    """What holds for both families of vzctl."""
+
+    def test_a_server_moves_and_comes_back(self) -> None:
+        server = self.boot("web-1", host="compute1")
+        first, second = self.nodes["compute1"], self.nodes["compute2"]
+        tree = self.seen(server)
+        ctid = self.container(server)
+        before = first.conf_text(ctid)
+
+        self.move(server)
+
+        assert self.host_of(server) == "compute2"
+        there = self.container(server, second)
+        assert (second.state(there), first.state(ctid)) == ("running", "stopped")
+        assert self.seen(server) == self.seen(server, "compute1") == tree
+        assert (len(self.ovs.ports(first)), len(self.ovs.ports(second))) == (0, 1)
+        assert self.admin_api.get_server(server["id"])["progress"] == 100
+        self.await_use(compute1=SMALL, compute2=SMALL)
+
+        self.revert(server)
+
+        assert self.host_of(server) == "compute1"
+        assert first.state(ctid) == "running"
+        assert first.conf_text(ctid) == before
+        assert self.seen(server) == tree
+        assert len(self.ovs.ports(first)) == 1
+        assert self.left("compute2") == []
+        self.await_use(compute1=SMALL, compute2=NOTHING)
+
+        self.move(server, flavor=self.large)
+        self.confirm(server)
+
+        assert self.host_of(server) == "compute2"
+        there = self.container(server, second)
+        assert second.state(there) == "running"
+        assert second.conf(there)["DISKSPACE"].startswith(f"{2 << 20}:")
+        assert self.seen(server) == tree
+        assert self.left("compute1") == []
+        self.await_use(compute1=NOTHING, compute2=LARGE)
+
+        self.act(server, "os-stop")
+        self.move(server)
+        self.confirm(server, "SHUTOFF")
+
+        assert self.host_of(server) == "compute1"
+        assert first.state(self.container(server, first)) == "stopped"
+        assert self.seen(server) == tree
+        self.act(server, "os-start")
+        assert first.state(self.container(server, first)) == "running"
+        self.delete(server)
+        assert self.left("compute1") == []
+        assert self.left("compute2") == []
+
+    def test_a_server_that_cannot_arrive_is_brought_up_by_a_hard_reboot(self) -> None:
+        server = self.boot("web-1", host="compute1")
+        tree = self.seen(server)
+        steps = (("create", "before"), ("set", "after"), ("start", "after"))
+        for step in steps:
+            subcommand, when = step
+            source, target = self.ends(server)
+            self.nodes[target].fail("vzctl", subcommand, rc=96, when=when)
+
+            self.move(server, "ERROR")
+
+            assert self.host_of(server) == target, step
+            # The copy that it left is whole, and does not run.
+            stale = self.container(server, self.nodes[source])
+            assert self.nodes[source].state(stale) == "stopped", step
+            assert self.seen(server, source) == tree, step
+            self.await_use(**{source: NOTHING, target: SMALL})
+
+            self.recover(server)
+
+            node = self.nodes[target]
+            assert node.state(self.container(server, node)) == "running", step
+            assert self.seen(server) == tree, step
+            assert len(self.ovs.ports(node)) == 1, step
+        source, target = self.ends(server)
+        self.delete(server)
+        assert self.left(source) == []
+        # What it left there goes with it, by a periodic task of Nova's.
+        self.run_periodic("_cleanup_running_deleted_instances", target)
+        assert self.left(target) == []
+
+
+class TestMigrationWithVzctl4(MigrationTests, twohosts.TwoHostsTest):
+    """The family of OpenVZ 6 and stock kernels."""
+
+    FAMILY = "4"
+
+    def test_a_server_that_cannot_leave_runs_on(self) -> None:
+        server = self.boot("web-1", host="compute1")
+        node = self.nodes["compute1"]
+        ctid = self.container(server)
+        tree = self.seen(server)
+        before = node.conf_text(ctid)
+        for step, when in (
+            ("hello", "before"),
+            ("send", "after"),
+            ("stop", "after"),
+            ("final send", "after"),
+            ("verify", "before"),
+        ):
+            if step == "stop":
+                node.fail("vzctl", "stop", rc=96, stderr="no stop today", when=when)
+            else:
+                twohosts.DirectTransfer.fault = (step, when)
+
+            self.move(server, "ACTIVE")
+
+            self.await_use(compute1=SMALL, compute2=NOTHING)
+            self.await_reason(server, f"no {step} today")
+            assert self.host_of(server) == "compute1", (step, when)
+            assert node.state(ctid) == "running", (step, when)
+            assert node.conf_text(ctid) == before, (step, when)
+            assert self.seen(server) == tree, (step, when)
+            assert self.left("compute2") == [], (step, when)
+            assert len(self.ovs.ports(node)) == 1, (step, when)
+        self.delete(server)
+        assert self.left("compute1") == []
+
+    def test_a_server_is_deleted_on_its_way(self) -> None:
+        failed = self.boot("web-1", host="compute1")
+        self.nodes["compute2"].fail("vzctl", "create", rc=96)
+        self.move(failed, "ERROR")
+        self.delete({**failed, "status": "ERROR"})
+        assert self.left("compute2") == []
+
+        moved = self.boot("web-2", host="compute1")
+        self.move(moved)
+        self.delete(moved)
+
+        busy = self.boot("web-3", host="compute1")
+        first = self.nodes["compute1"]
+        first.clear_commands()
+        first.slow("vzctl", "stop", seconds=1.5)
+        self._acts(busy, {"migrate": None})
+        self.wait_until("stop", lambda: "stop" in self.subcommands(first))
+        self.api.delete_server(busy["id"])
+        # Nova may say ERROR of it on the way: its migration failed.
+        self._wait_until_deleted({**busy, "status": "ERROR"})
+
+        for host in self.HOSTS:
+            self.run_periodic("_cleanup_running_deleted_instances", host)
+            self.wait_until(host, lambda host=host: self.left(host) == [])
+        self.await_use(compute1=NOTHING, compute2=NOTHING)
+
+
+class TestMigrationWithVzctl9(MigrationTests, twohosts.TwoHostsTest):
+    """The family of OpenVZ and Virtuozzo 7 to 9."""
+
+    FAMILY = "9"
+
+    def test_a_confirm_or_a_revert_that_fails_keeps_the_tree_in_use(self) -> None:
+        server = self.boot("web-1", host="compute1")
+        tree = self.seen(server)
+        source, target = self.ends(server)
+        self.move(server)
+        self.nodes[source].fail("vzctl", "destroy", rc=96)
+        self._acts(server, {"confirmResize": None})
+        self._wait_for_state_change(server, "ERROR")
+
+        assert self.host_of(server) == target
+        assert self.seen(server) == tree
+        self.await_use(**{source: NOTHING, target: SMALL})
+        self.recover(server)
+        for end, subcommand in ((1, "destroy"), (0, "start")):
+            ends = self.ends(server)
+            self.move(server)
+            self.nodes[ends[end]].fail("vzctl", subcommand, rc=96)
+
+            self.revert(server, "ERROR")
+
+            self.recover(server)
+            assert self.host_of(server) == ends[end], subcommand
+            assert self.seen(server) == tree, subcommand
+            node = self.nodes[ends[end]]
+            assert node.state(self.container(server, node)) == "running", subcommand
+        self.delete(server)
+
+
+@pytest.mark.skipif(ssh.reason_not_to() is not None, reason=str(ssh.reason_not_to()))
+class TestMigrationBySsh(twohosts.TwoHostsTest):
+    """By a real ssh and a real rsync."""
+
+    WAY = transfer.Transfer
+
+    def setUp(self) -> None:
+        super().setUp()
+        server = ssh.serving(self._directory / "ssh")
+        self.sshd = server.__enter__()
+        self.addCleanup(server.__exit__, None, None, None)
+        peers = {
+            twohosts.ADDRESSES[host]: self.sshd.peer_of(node, host)
+            for host, node in self.nodes.items()
+        }
+        self.useFixture(
+            fixtures.MonkeyPatch(
+                "ovznovadriver.openvz.transfer.Peer.from_options",
+                lambda _cls, address, _group: peers[address],
+            )
+        )
+
+    def test_a_server_moves_and_its_files_are_the_same(self) -> None:
+        server = self.boot("web-1", host="compute1")
+        tree = self.seen(server)
+
+        self.move(server)
+
+        assert self.host_of(server) == "compute2"
+        assert self.seen(server) == tree
+        self.confirm(server)
+        assert self.left("compute1") == []
+        self.delete(server)
+        assert self.left("compute2") == []
+
+    def test_a_host_whose_key_is_not_the_known_one_gets_nothing(self) -> None:
+        server = self.boot("web-1", host="compute1")
+        self.sshd.change_host_key()
+
+        self.move(server, "ACTIVE")
+
+        self.await_reason(server, "another host key")
+        node = self.nodes["compute1"]
+        assert node.state(self.container(server, node)) == "running"
+        assert self.left("compute2") == []

@@ -1,0 +1,430 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Cold migration: what is done in which order, and what is refused."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from nova.compute import task_states
+
+from nova import exception as nova_exception
+from nova import objects
+from ovznovadriver import exception
+from ovznovadriver.compute import coldmigration, migration, resize
+from ovznovadriver.openvz import incoming, transfer
+from ovznovadriver.openvz.container import OvzContainer
+from tests import support
+from tests.unit.compute import ports
+
+ADDRESS = "192.0.2.2"
+
+
+class Way:
+    """Stands for Transfer: notes what is asked, where os-vif's calls are noted.
+
+    :cvar changes: what the other host says of itself that is not what this one says
+    """
+
+    calls: list
+    node = None
+    shared = False
+    changes: dict
+    failing = ""
+
+    def __init__(self, node, peer):
+        assert peer.host == ADDRESS
+
+    def _note(self, name):
+        self.calls.append((name,))
+        if name == self.failing:
+            raise exception.TransferError(f"no {name} today")
+
+    def hello(self):
+        self._note("hello")
+        ours = transfer.local_facts(self.node)
+        return dataclasses.replace(ours, host="host2", **self.changes)
+
+    def is_shared(self, key):
+        self._note("is_shared")
+        return self.shared
+
+    def tree_kb(self, ctid):
+        return 100
+
+    def send(self, ctid, key, *, final=False, progress=None):
+        self._note("final send" if final else "send")
+        for part in (0.0, 0.01, 0.5, 1.0):
+            progress(part)
+
+    def verify(self, ctid, key):
+        self._note("verify")
+
+    def discard(self, key):
+        self._note("discard")
+
+
+@pytest.fixture
+def way(node, ovs, monkeypatch):
+    """The way to the other host."""
+    kind = type("ThisWay", (Way,), {"node": node, "calls": ovs.calls, "changes": {}})
+    monkeypatch.setattr(transfer, "Transfer", kind)
+    return kind
+
+
+@pytest.fixture
+def saved(monkeypatch):
+    """The progress that Nova's database was told."""
+    told = []
+    monkeypatch.setattr(
+        objects.Instance, "save", lambda self: told.append(self.progress)
+    )
+    return told
+
+
+@pytest.fixture
+def cold(node, life, net, way, saved):
+    """The migrations of a node."""
+    return coldmigration.ColdMigrations(
+        node, life, net, resize.Resizes(node, life, net)
+    )
+
+
+@pytest.fixture
+def leave(cold, instance):
+    """Send the server to the other host."""
+    instance.progress = 0
+
+    def leaving():
+        return cold.leave(
+            instance, ADDRESS, instance.flavor, ports.network_info(), timeout=30
+        )
+
+    return leaving
+
+
+def _words(calls):
+    """What was asked, in order; runs of one word are one."""
+    words = [call[0] for call in calls if call[0] not in ("wait for", "events")]
+    pairs = zip([None, *words], words, strict=False)
+    return [word for before, word in pairs if word != before]
+
+
+def test_all_is_asked_and_sent_before_the_server_stops(
+    sim, boot, leave, ovs, quiet, saved
+):
+    ctid = boot()
+    quiet()
+
+    said = leave()
+
+    assert _words(ovs.calls) == [
+        *("hello", "is_shared", "send", "unplug", "final send", "verify")
+    ]
+    assert sim.state(ctid) == "stopped"
+    assert json.loads(said) == {"version": 1, "key": support.UUID}
+    assert saved == sorted(set(saved))
+    assert (saved[0], saved[-1]) == (40, 100)
+
+
+@pytest.mark.parametrize("passes", [0, 3])
+def test_the_operator_says_how_often_a_running_server_is_sent(
+    boot, leave, ovs, quiet, flags, passes
+):
+    flags(rsync_iterations=passes, group="openvz")
+    boot()
+    quiet()
+
+    leave()
+
+    assert ovs.calls.count(("send",)) == passes
+
+
+def test_a_stopped_server_is_sent_once(boot, leave, ovs, quiet):
+    boot(power_on=False)
+    quiet()
+
+    leave()
+
+    assert "send" not in _words(ovs.calls)
+    assert "final send" in _words(ovs.calls)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"family": "vzctl 5"}, "vzctl 5 on host host2"),
+        ({"layout": "ploop"}, "layout is simfs here"),
+        ({"architecture": "vax"}, "vax on host host2"),
+        ({"guest_ids": (7, 7)}, "LOCAL_UID"),
+        ({"free_kb": 99}, "has 99 KiB free"),
+    ],
+)
+def test_another_kind_of_host_is_refused_before_anything_changes(
+    sim, boot, leave, way, quiet, ovs, changes, reason
+):
+    way.changes = changes
+    boot()
+    quiet()
+
+    with pytest.raises(nova_exception.InstanceFaultRollback) as raised:
+        leave()
+
+    inner = raised.value.inner_exception
+    assert isinstance(inner, nova_exception.MigrationPreCheckError)
+    assert reason in str(inner)
+    assert support.subcommands(sim) == []
+    assert _words(ovs.calls) == ["hello"]
+
+
+def test_a_node_cannot_hold_a_server_twice_under_its_uuid(boot, leave, way, node, sim):
+    way.shared = True
+    ctid = boot()
+
+    if node.family.uuid_ctids:
+        with pytest.raises(nova_exception.InstanceFaultRollback, match="twice in one"):
+            leave()
+        assert sim.state(ctid) == "running"
+    else:
+        leave()
+        assert sim.conf(ctid)["NAME"] == f"{support.UUID}-migrated"
+
+
+def test_the_name_comes_back_with_the_server(sim, boot, cold, instance, node):
+    ctid = boot()
+    before = sim.conf_text(ctid)
+    if not node.family.uuid_ctids:
+        OvzContainer.find(node, uuid=support.UUID).prep_for_migration()
+
+    instance.task_state = task_states.RESIZE_REVERTING
+    cold.return_(_record(), instance, ports.network_info(), True)
+
+    assert sim.conf_text(ctid) == before
+
+
+@pytest.mark.parametrize("step", ["send", "final send", "verify"])
+def test_a_server_that_cannot_leave_runs_on(sim, boot, leave, way, ovs, quiet, step):
+    ctid = boot()
+    before = sim.conf_text(ctid)
+    way.failing = step
+    quiet()
+
+    with pytest.raises(nova_exception.InstanceFaultRollback, match=f"no {step} today"):
+        leave()
+
+    assert sim.state(ctid) == "running"
+    assert sim.conf_text(ctid) == before
+    assert _words(ovs.calls)[-1] == "discard"
+
+
+def test_what_stays_on_the_other_host_is_not_called_undone(boot, leave, way, sim):
+    boot()
+    sim.fail("vzctl", "stop", rc=96)
+    way.failing = "discard"
+
+    with pytest.raises(exception.CommandFailed, match="96"):
+        leave()
+
+
+def _record(**changes):
+    usual = {
+        "migration_type": "migration",
+        "source_compute": "host2",
+        "dest_compute": support.HOST,
+        "dest_host": ADDRESS,
+    }
+    return SimpleNamespace(**{**usual, **changes})
+
+
+def test_a_crash_while_leaving_is_taken_back_on_both_hosts(
+    sim, boot, cold, instance, ovs, quiet
+):
+    ctid = boot()
+    sim.run("vzctl", "stop", ctid)
+    quiet()
+    instance.task_state = task_states.RESIZE_MIGRATING
+
+    cold.return_(_record(), instance, ports.network_info(), True)
+
+    assert sim.state(ctid) == "running"
+    assert _words(ovs.calls) == ["plug", "discard"]
+
+
+# -- where it goes ------------------------------------------------------------------
+
+
+def _incoming(node):
+    """Where what has come lies."""
+    return Path(node.paths.private) / f".incoming-{support.UUID}"
+
+
+@pytest.fixture
+def come(node):
+    """What has come of the server."""
+    with incoming.held(node.paths.private, support.UUID):
+        pass
+    tree = _incoming(node) / "tree"
+    (tree / "sbin").mkdir()
+    (tree / "sbin/init").touch(mode=0o755)
+    (tree / "mine").write_text("mine")
+    # As all that comes, it has the owners that it had.
+    os.chown(tree, *node.guest_ids)
+    return tree
+
+
+@pytest.fixture
+def arrive(cold, instance):
+    """Make the server of what has come."""
+
+    def arriving(said='{"version": 1}', power_on=True):
+        meta = objects.ImageMeta.from_dict({})
+        cold.arrive(instance, said, ports.network_info(), meta, power_on)
+
+    return arriving
+
+
+@pytest.mark.parametrize("power_on", [True, False])
+def test_a_server_is_made_of_what_has_come(sim, arrive, come, power_on, node):
+    arrive(power_on=power_on)
+
+    (ctid,) = sim.containers()
+    assert (sim.tree(ctid) / "mine").read_text() == "mine"
+    assert sim.state(ctid) == ("running" if power_on else "stopped")
+    assert not _incoming(node).exists()
+
+
+def test_what_an_earlier_stay_has_left_makes_room(sim, boot, arrive, come):
+    boot()
+    (sim.tree(sim.containers()[0]) / "old").touch()
+    sim.run("vzctl", "stop", sim.containers()[0])
+
+    arrive()
+
+    (ctid,) = sim.containers()
+    assert (sim.tree(ctid) / "mine").exists()
+    assert not (sim.tree(ctid) / "old").exists()
+
+
+@pytest.mark.parametrize("said", ['{"version": 2}', "{}", "[]", ""])
+def test_another_version_is_refused(sim, arrive, come, said):
+    with pytest.raises(exception.TransferError):
+        arrive(said)
+
+    assert come.exists()
+    assert sim.containers() == []
+
+
+def test_nothing_is_removed_for_a_server_that_has_not_come(sim, boot, arrive):
+    ctid = boot()
+    (sim.tree(ctid) / "old").touch()
+
+    with pytest.raises(exception.TransferError, match="nothing has come"):
+        arrive()
+
+    assert (sim.tree(ctid) / "old").exists()
+
+
+@pytest.fixture
+def arriving(instance, monkeypatch):
+    """Nova's record of the move that the server is on."""
+    record = _record()
+    instance.migration_context = objects.MigrationContext(migration_id=3)
+    instance.image_ref = ""
+    monkeypatch.setattr(
+        objects.Migration, "get_by_id_and_instance", lambda *args: record
+    )
+    return record
+
+
+@pytest.mark.parametrize("subcommand", ["create", "set", "start"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_arrival_that_failed_is_finished(
+    sim, cold, life, arrive, come, instance, arriving, subcommand, when
+):
+    sim.fail("vzctl", subcommand, rc=96, when=when)
+    with pytest.raises(exception.CommandFailed):
+        arrive()
+
+    cold.complete(None, instance, ports.network_info())
+    life.reboot(instance, ports.network_info(), hard=True)
+
+    (ctid,) = sim.containers()
+    assert (sim.tree(ctid) / "mine").read_text() == "mine"
+    assert sim.state(ctid) == "running"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"migration_type": "evacuation"},
+        {"dest_compute": "host2"},
+    ],
+)
+def test_what_came_in_another_move_replaces_nothing(
+    sim, boot, cold, come, instance, arriving, changes
+):
+    vars(arriving).update(changes)
+    ctid = boot()
+
+    cold.complete(None, instance, ports.network_info())
+
+    assert not (sim.tree(ctid) / "mine").exists()
+    assert come.exists()
+
+
+def test_a_server_that_is_on_no_move_is_left_alone(sim, boot, cold, come, instance):
+    instance.migration_context = None
+    ctid = boot()
+
+    cold.complete(None, instance, ports.network_info())
+
+    assert not (sim.tree(ctid) / "mine").exists()
+
+
+# -- which way ----------------------------------------------------------------------
+
+
+def test_a_record_says_whether_a_server_stays(instance, arriving, flags):
+    flags(my_ip=ADDRESS)
+    assert not migration._stays(None, instance, ADDRESS)
+    arriving.source_compute = support.HOST
+    assert migration._stays(None, instance, ADDRESS)
+
+
+def test_without_a_record_the_address_does(instance, flags):
+    instance.migration_context = None
+
+    flags(my_ip=ADDRESS)
+    assert migration._stays(None, instance, ADDRESS)
+    flags(my_ip="192.0.2.1")
+    assert not migration._stays(None, instance, ADDRESS)
+
+
+def test_what_has_come_of_a_deleted_server_is_removed(node, life, net, come, instance):
+    moves = migration.Migrations(node, life, net)
+    assert life.list_uuids() == [support.UUID]
+
+    assert moves.forget(instance)
+
+    assert life.list_uuids() == []
+    assert not _incoming(node).exists()
+
+
+def test_what_stays_is_said(node, life, net, boot, instance, sim):
+    boot()
+    sim.fail("vzctl", "stop", rc=96)
+
+    assert not migration.Migrations(node, life, net).forget(instance)

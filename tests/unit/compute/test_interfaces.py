@@ -1,0 +1,91 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Limits that somebody took away; what the API asks is in the functional tests."""
+
+import dataclasses
+
+import pytest
+
+from ovznovadriver import exception
+from ovznovadriver.compute import interfaces
+from ovznovadriver.openvz import hostends
+from tests import support
+
+ENDS = tuple(
+    dataclasses.replace(end, inbound=hostends.Rate(10**6)) for end in support.ENDS
+)
+
+
+@pytest.fixture
+def container(node, image):
+    """A running container with limits."""
+    made = support.create(node, image, configure=support.with_interfaces)
+    made.start(ENDS)
+    return made
+
+
+@pytest.fixture
+def mend(node, net):
+    """The minutely look."""
+    return interfaces.Interfaces(node, net).mend_limits
+
+
+def lose_limit(sim, name="tap0"):
+    """As a restart of Open vSwitch may do."""
+    done = sim.run(
+        "tc", "-force", "-batch", "-", stdin=f"qdisc del dev {name} root\n".encode()
+    )
+    assert done.rc == 0, done
+
+
+def test_limits_that_are_in_force_cost_one_look(sim, container, mend):
+    sim.clear_commands()
+
+    mend()
+
+    assert [call.program for call in sim.commands() if call.program != "vzlist"] == [
+        "tc"
+    ]
+
+
+def test_a_limit_that_was_lost_comes_back(sim, container, mend, caplog):
+    lose_limit(sim)
+
+    mend()
+
+    assert "had lost its bandwidth limits" in caplog.text
+    sim.clear_commands()
+    mend()
+    assert len(sim.commands("tc")) == 1
+
+
+def test_what_cannot_be_mended_is_said_and_harms_nobody(sim, container, mend, caplog):
+    lose_limit(sim)
+    for nth in range(2, 6):
+        sim.fail("tc", nth=nth, rc=2, stderr="no memory\n")
+
+    mend()
+
+    assert "They are not in force" in caplog.text
+    assert sim.state(container.ovz_id) == "running"
+
+
+def test_a_look_that_fails_is_said(node, net, monkeypatch, caplog):
+    def fail(*args, **kwargs):
+        raise exception.MalformedOutput("no JSON")
+
+    monkeypatch.setattr(node.executor, "call", fail)
+
+    interfaces.Interfaces(node, net).mend_limits()
+
+    assert "no JSON" in caplog.text
