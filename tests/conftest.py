@@ -13,3 +13,4 @@
 # Nova must set up its threads before any module imports eventlet, which
 # oslo.privsep does: so it comes first in every test process.
 from tests import functional  # noqa: F401 - importing it is what it is for
+from tests.families import pytest_collection_modifyitems  # noqa: F401 - a hook

@@ -65,7 +65,7 @@ class Rescue:
         image_meta: Any,
         password: str | None,
     ) -> None:
-        """Start a stopped server from a tree of the image.
+        """Start a server from a tree of the image, or of its own image.
 
         :raises InstanceNotRescuable: its layout does not allow it
         :raises CommandFailed: vzctl failed. The server is as it was, and stopped.
@@ -76,6 +76,8 @@ class Rescue:
                 reason="with [openvz]layout = ploop a container has no tree to swap",
             )
         container = servers.find(self._node, instance)
+        # Nova has stopped it; a tree is never taken from under one that runs.
+        self._life.halt(container)
         # What a former attempt has left, which may hold the server's own tree.
         self._settle(container)
         nics = self._network.nics(instance, network_info)
@@ -86,6 +88,8 @@ class Rescue:
                 instance, network_info, nics, admin_password=password
             ),
         )
+        if "id" not in image_meta or not image_meta.id:
+            image_meta.id = instance.image_ref
         template = self._images.prepare(context, instance, image_meta)
         with undo.Undo(f"rescue of {instance.uuid}") as steps:
             steps.add("its own tree", self._settle, container)

@@ -34,6 +34,8 @@ SERVERS = 40
 class BudgetTests:
     """What holds for both families of vzctl."""
 
+    BOTH_FAMILIES = True
+
     def test_a_spawn_and_a_destroy(self) -> None:
         inside: dict[str, Counter[str]] = {}
         for method in ("spawn", "destroy"):

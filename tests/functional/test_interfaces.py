@@ -27,7 +27,7 @@ class InterfaceTests:
     """What holds for both families of vzctl."""
 
     def test_one_comes_and_goes_while_the_server_runs(self) -> None:
-        server = self.boot("web-1", networks=[{"port": self._port()}])
+        server = self.boot("web-1")
         self.node.clear_commands()
 
         port = self._attach(server, tag="storage")
@@ -62,14 +62,13 @@ class InterfaceTests:
             assert len(self._taps()) == 1, action
 
     def test_each_failure_leaves_the_server_as_it_was(self) -> None:
-        server = self.boot("web-1", networks=[{"port": self._port()}])
+        server = self.boot("web-1")
         ctid = self.container(server)
         before = self.node.conf_text(ctid), self._nics_file(ctid)
         for when in ("before", "after"):
-            port = self._port()
             self.node.fail("vzctl", "set", rc=96, stderr="no\n", when=when)
 
-            self._refused(server, port)
+            self._refused(server)
 
             assert (self.node.conf_text(ctid), self._nics_file(ctid)) == before
             assert len(self._taps()) == len(self.ovs.ports(self.node)) == 1
@@ -79,31 +78,24 @@ class InterfaceTests:
 
     # -- looking -------------------------------------------------------------
 
-    def _port(self) -> str:
-        made = self.neutron.create_port()["port"]
-        self.addCleanup(self.neutron._ports.pop, made["id"], None)
-        return str(made["id"])
+    def _ports(self, server: dict[str, Any]) -> list[str]:
+        found = self.api.get_port_interfaces(server["id"])
+        return [entry["port_id"] for entry in found]
 
     def _attach(self, server: dict[str, Any], tag: str | None = None) -> str:
-        port = self._port()
-        request = {"port_id": port} | ({"tag": tag} if tag else {})
-        self.api.attach_interface(server["id"], {"interfaceAttachment": request})
-        return port
+        request = {"net_id": self.neutron.network_1["id"]}
+        request |= {"tag": tag} if tag else {}
+        done = self.api.attach_interface(server["id"], {"interfaceAttachment": request})
+        return str(done.body["interfaceAttachment"]["port_id"])
 
-    def _refused(self, server: dict[str, Any], port: str) -> None:
+    def _refused(self, server: dict[str, Any]) -> None:
         with pytest.raises(api_client.OpenStackApiException, match="500"):
-            self.api.attach_interface(
-                server["id"], {"interfaceAttachment": {"port_id": port}}
-            )
+            self._attach(server)
 
     def _detach(self, server: dict[str, Any], port: str) -> None:
         self.api.detach_interface(server["id"], port)
 
-        def gone() -> bool:
-            left = self.api.get_port_interfaces(server["id"])
-            return port not in [entry["port_id"] for entry in left]
-
-        self.wait_until(f"port {port} detached", gone)
+        self.wait_until("detached", lambda: port not in self._ports(server))
 
     def _taps(self) -> list[str]:
         return [name for name in self.node.nics() if name.startswith("tap")]
@@ -151,7 +143,7 @@ class TestInterfacesWithVzctl9(InterfaceTests, shared.SharedCloudTest):
     FAMILY = "9"
 
     def test_the_guest_finds_it_described(self) -> None:
-        server = self.boot("web-1", networks=[{"port": self._port()}])
+        server = self.boot("web-1")
 
         port = self._attach(server, tag="storage")
 
@@ -170,8 +162,8 @@ class TestInterfacesWithVzctl9(InterfaceTests, shared.SharedCloudTest):
         assert "eth1" not in written
 
     def test_names_stay_as_long_as_the_port_does(self) -> None:
-        first = self._port()
-        server = self.boot("web-1", networks=[{"port": first}])
+        server = self.boot("web-1")
+        (first,) = self._ports(server)
         second = self._attach(server)
         self._detach(server, first)
         kept = {self._mac(second): "eth1"}
@@ -192,15 +184,16 @@ class TestInterfacesWithVzctl9(InterfaceTests, shared.SharedCloudTest):
         server = self.boot("web-1")
         self.node.fail("vzctl", "set", rc=0)
 
-        self._refused(server, self._port())
+        self._refused(server)
 
         assert self._names(server) == ["eth0"]
         assert len(self.ovs.ports(self.node)) == 1
 
     def test_tags_of_a_boot_are_in_the_metadata(self) -> None:
-        port = self._port()
+        network = self.neutron.network_1["id"]
 
-        server = self.boot("web-1", networks=[{"port": port, "tag": "front"}])
+        server = self.boot("web-1", networks=[{"uuid": network, "tag": "front"}])
 
+        (port,) = self._ports(server)
         (device,) = json.loads(self._drive(server, "meta_data.json"))["devices"]
         assert (device["mac"], device["tags"]) == (self._mac(port), ["front"])

@@ -83,8 +83,8 @@ class DirectTransfer(transfer.Transfer):
             with place as (_, holder):
                 source = f"{self._node.paths.private}/{ctid}/{self._sub}"
                 target = f"/proc/{threading.get_native_id()}/fd/{holder}/tree/"
-                words = ["-aHAXS", "--numeric-ids", "--delete", source, target]
-                subprocess.run(["/usr/bin/rsync", *words], check=True)
+                words = ["-aHAXS", "--numeric-ids", "--modify-window=-1", "--delete"]
+                subprocess.run(["/usr/bin/rsync", *words, source, target], check=True)
             assert progress is not None
             progress(0.5)
             progress(1.0)

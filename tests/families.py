@@ -1,0 +1,66 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What is the same for both families of vzctl runs with each in turn.
+
+A functional test, or one of Nova's contract suite, is written once and inherited by a
+class for each family. What differs between the families lies below: in
+openvz, whose unit and contract tests always run with both. So here half of the pairs
+run with the one family and half with the other, by the test's name. A class
+with ``BOTH_FAMILIES`` always runs with both, and with ``OVZ_FAMILIES=both``
+(``tox -e thorough``) all do.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import zlib
+from collections import defaultdict
+
+import pytest
+
+_FAMILY = re.compile(r"[49]$")
+
+
+def _key(item: pytest.Item) -> tuple[str, str] | None:
+    """What a test and its twin have in common; None for one that has none."""
+    case = getattr(item, "cls", None)
+    function = getattr(item, "function", None)
+    if case is None or function is None or not _FAMILY.search(case.__name__):
+        return None
+    if getattr(case, "BOTH_FAMILIES", False):
+        return None
+    if function.__qualname__.startswith(f"{case.__name__}."):
+        return None
+    return _FAMILY.sub("", f"{item.path}:{case.__name__}"), item.name
+
+
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    """Leave out one of each pair."""
+    if os.environ.get("OVZ_FAMILIES") == "both":
+        return
+    pairs: defaultdict[tuple[str, str], list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        key = _key(item)
+        if key is not None:
+            pairs[key].append(item)
+    left_out = {
+        pair[zlib.crc32(key[1].encode()) % 2]
+        for key, pair in pairs.items()
+        if len(pair) == 2
+    }
+    if left_out:
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
