@@ -1,0 +1,75 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""A host is lost: its servers are made anew on another one, through the REST API."""
+
+from __future__ import annotations
+
+from tests.functional import twohosts
+
+SMALL = (1, 512, 1)
+NOTHING = (0, 0, 0)
+
+
+class EvacuateTests:
+    """What holds for both families of vzctl."""
+
+    def test_a_lost_host_comes_back_and_removes_only_what_left_it(self) -> None:
+        gone = self.boot("web-1", host="compute1")
+        stays = self.boot("web-2", host="compute1")
+        first, second = self.nodes["compute1"], self.nodes["compute2"]
+        # Somebody's else's, on the same node.
+        foreign = "999" if self.FAMILY == "4" else stays["id"][:-4] + "0999"
+        self.add_container(first, foreign)
+        kept = self.container(stays, first)
+        tree = self.seen(stays, "compute1")
+        self.computes["compute1"].stop()
+        (service,) = self.admin_api.get_services(host="compute1", binary="nova-compute")
+        self.admin_api.put_service_force_down(service["id"], True)
+
+        self.admin_api.post_server_action(gone["id"], {"evacuate": {}})
+        self.wait_until("evacuation", lambda: self.host_of(gone) == "compute2")
+        found = self.settle(gone)
+
+        # Since API 2.95 it is left to its owner to start it.
+        assert found["status"] == "SHUTOFF"
+        assert (self.tree(gone) / "sbin/init").exists()
+        self.act(gone, "os-start")
+        assert second.state(self.container(gone, second)) == "running"
+        self.await_use(compute1=(2, 1024, 2), compute2=SMALL)
+
+        self.restart_compute("compute1")
+        self.admin_api.put_service_force_down(service["id"], False)
+
+        assert first.containers() == sorted([kept, foreign])
+        assert first.state(kept) == "running"
+        assert self.seen(stays, "compute1") == tree
+        assert second.state(self.container(gone, second)) == "running"
+        assert len(self.ovs.ports(second)) == 1
+        self.await_use(compute1=SMALL, compute2=SMALL)
+        self.delete(gone)
+        self.delete(stays)
+        assert self.left("compute2") == []
+        self.await_use(compute1=NOTHING, compute2=NOTHING)
+
+
+class TestEvacuateWithVzctl4(EvacuateTests, twohosts.TwoHostsTest):
+    """The family of OpenVZ 6 and stock kernels."""
+
+    FAMILY = "4"
+
+
+class TestEvacuateWithVzctl9(EvacuateTests, twohosts.TwoHostsTest):
+    """The family of OpenVZ and Virtuozzo 7 to 9."""
+
+    FAMILY = "9"
