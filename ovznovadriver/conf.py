@@ -452,10 +452,10 @@ _WITHOUT_EFFECT = {
     "vif_driver": "os-vif plugs ports.",
     "volume_default_fs": "It was never read.",
     "volume_settle_num_tries": "os-brick connects volumes.",
-    "vzmigrate_destroy_source_container_on_migrate": "The driver does not migrate yet.",
-    "vzmigrate_online_migration": "The driver does not migrate yet.",
-    "vzmigrate_opts": "The driver does not migrate yet.",
-    "vzmigrate_verbose_migration_logging": "The driver does not migrate yet.",
+    "vzmigrate_destroy_source_container_on_migrate": "Servers move by rsync.",
+    "vzmigrate_online_migration": "Servers move by rsync.",
+    "vzmigrate_opts": "Servers move by rsync.",
+    "vzmigrate_verbose_migration_logging": "Servers move by rsync.",
 }
 
 _OPTIONS += [
