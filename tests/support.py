@@ -82,7 +82,8 @@ def options(sim: SimNode, **changes: Any) -> ovz_node.Options:
         layout="simfs",
         default_config="basic",
         default_os_hint="",
-        sizing=resources.SizingOptions(),
+        # Limits of bandwidth cost four processes a start.
+        sizing=resources.SizingOptions(tc_mbit_per_unit=0),
     )
     return dataclasses.replace(usual, **changes)
 

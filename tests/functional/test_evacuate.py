@@ -15,6 +15,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.functional import twohosts
 
 SMALL = (1, 512, 1)
@@ -24,6 +26,7 @@ NOTHING = (0, 0, 0)
 class EvacuateTests:
     """What holds for both families of vzctl."""
 
+    @pytest.mark.slow
     def test_a_lost_host_comes_back_and_removes_only_what_left_it(self) -> None:
         gone = self.boot("web-1", host="compute1")
         stays = self.boot("web-2", host="compute1")

@@ -81,6 +81,7 @@ class MigrationTests:
         assert self.left("compute1") == []
         assert self.left("compute2") == []
 
+    @pytest.mark.slow
     def test_a_server_that_cannot_arrive_is_brought_up_by_a_hard_reboot(self) -> None:
         server = self.boot("web-1", host="compute1")
         tree = self.seen(server)
@@ -118,6 +119,7 @@ class TestMigrationWithVzctl4(MigrationTests, twohosts.TwoHostsTest):
 
     FAMILY = "4"
 
+    @pytest.mark.slow
     def test_a_server_that_cannot_leave_runs_on(self) -> None:
         server = self.boot("web-1", host="compute1")
         node = self.nodes["compute1"]
@@ -149,6 +151,7 @@ class TestMigrationWithVzctl4(MigrationTests, twohosts.TwoHostsTest):
         self.delete(server)
         assert self.left("compute1") == []
 
+    @pytest.mark.slow
     def test_a_server_is_deleted_on_its_way(self) -> None:
         failed = self.boot("web-1", host="compute1")
         self.nodes["compute2"].fail("vzctl", "create", rc=96)
@@ -181,6 +184,7 @@ class TestMigrationWithVzctl9(MigrationTests, twohosts.TwoHostsTest):
 
     FAMILY = "9"
 
+    @pytest.mark.slow
     def test_a_confirm_or_a_revert_that_fails_keeps_the_tree_in_use(self) -> None:
         server = self.boot("web-1", host="compute1")
         tree = self.seen(server)
@@ -244,6 +248,7 @@ class TestMigrationBySsh(twohosts.TwoHostsTest):
         self.delete(server)
         assert self.left("compute2") == []
 
+    @pytest.mark.slow
     def test_a_host_whose_key_is_not_the_known_one_gets_nothing(self) -> None:
         server = self.boot("web-1", host="compute1")
         self.sshd.change_host_key()

@@ -169,6 +169,7 @@ class ResizeTests(_Resizes):
         self.delete(server)
         assert self.left_on(self.node) == []
 
+    @pytest.mark.slow
     def test_a_stopped_server_stays_stopped(self) -> None:
         server = self.boot("web-1")
         ctid = self.container(server)
@@ -224,6 +225,7 @@ class FailingResizeTests(_Resizes):
     On clouds of their own: what the API does not let one revert stays in placement.
     """
 
+    @pytest.mark.slow
     def test_a_resize_that_fails_anywhere_leaves_the_server_as_it_was(self) -> None:
         server = self.boot("web-1")
         ctid = self.container(server)
@@ -281,6 +283,7 @@ class TestCrash(_Resizes, base.OpenVZFunctionalTest):
 
     # The thread that stands for the crashed service ends with SystemExit.
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+    @pytest.mark.slow
     def test_a_crash_in_the_middle_is_taken_back(self) -> None:
         server = self.boot("web-1")
         ctid = self.container(server)

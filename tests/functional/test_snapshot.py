@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import fixtures
+import pytest
 from oslo_config import cfg
 
 from nova import exception as nova_exception
@@ -90,6 +91,7 @@ class SnapshotTests:
             self.delete(copy)
         self._assert_nothing_is_left()
 
+    @pytest.mark.slow
     def test_the_image_says_what_it_is(self) -> None:
         self.image_id = self.glance.add_image(
             cloud_fixtures.rootfs_tarball(),
@@ -155,6 +157,7 @@ class SnapshotTests:
         assert trees.describe(self.tree(copy) / "srv", self._offset(copy)) == wanted
         assert (self.tree(copy) / "srv/changed").read_text() == "CHANGED"
 
+    @pytest.mark.slow
     def test_task_states_and_progress_are_told(self) -> None:
         server = self.boot("web-1", networks="none")
         (self.tree(server) / "data").write_bytes(os.urandom(4 << 20))
@@ -179,6 +182,7 @@ class SnapshotTests:
 
     # -- what goes wrong ----------------------------------------------------------
 
+    @pytest.mark.slow
     def test_an_image_deleted_during_the_upload_leaves_nothing(self) -> None:
         server = self.boot("web-1", networks="none")
         (self.tree(server) / "data").write_bytes(os.urandom(8 << 20))
@@ -194,6 +198,7 @@ class SnapshotTests:
         assert self.glance.content(self.deleted) is None
         self._assert_unharmed(server)
 
+    @pytest.mark.slow
     def test_a_glance_that_fails_leaves_no_image(self) -> None:
         server = self.boot("web-1", networks="none")
         (self.tree(server) / "data").write_bytes(os.urandom(8 << 20))
@@ -222,6 +227,7 @@ class SnapshotTests:
         assert "no more" in self._last_fault(server)
         self._assert_unharmed(server)
 
+    @pytest.mark.slow
     def test_a_packer_that_takes_too_long_is_ended(self) -> None:
         self.flags(snapshot_timeout=1, group="openvz")
         server = self.boot("web-1", networks="none")
@@ -232,6 +238,7 @@ class SnapshotTests:
         assert "within" in self._last_fault(server)
         self._assert_unharmed(server)
 
+    @pytest.mark.slow
     def test_a_server_that_cannot_be_frozen_is_not_packed(self) -> None:
         server = self.boot("web-1", networks="none")
         subcommand = "chkpnt" if self.FAMILY == "4" else "pause"
@@ -244,6 +251,7 @@ class SnapshotTests:
         assert "no way to freeze" in self._last_fault(server)
         self._assert_unharmed(server)
 
+    @pytest.mark.slow
     def test_a_server_deleted_meanwhile_leaves_no_image(self) -> None:
         server = self.boot("web-1", networks="none")
         images = set(self.glance.images)
@@ -277,6 +285,7 @@ class SnapshotTests:
 
     # -- what Nova makes of it ------------------------------------------------------
 
+    @pytest.mark.slow
     def test_a_backup_is_taken_and_rotated(self) -> None:
         server = self.boot("web-1", networks="none")
         for number in range(2):

@@ -36,7 +36,7 @@ import logging, os, pathlib, sys, threading
 from oslo_config import cfg
 from oslo_privsep import priv_context
 from ovznovadriver import exception
-from ovznovadriver.openvz import permit, privileged, privsep, utils
+from ovznovadriver.openvz import permit, privileged, privsep, processes, utils
 
 directory = pathlib.Path(sys.argv[1])
 cfg.CONF([])
@@ -146,7 +146,7 @@ def test_the_daemon_ends_a_command_with_all_descendants(
             while len(os.listdir(directory / "pids")) < 2:
                 time.sleep(0.01)
             return False
-        privileged._wait = wait
+        processes._wait = wait
         fork_daemon()
         try:
             executor.run("vzctl", "stop", "101")

@@ -184,6 +184,7 @@ def test_a_tree_arrives_as_it_is_and_becomes_that_of_a_container(two: Two) -> No
     assert everything(two.tree) == after
 
 
+@pytest.mark.slow
 def test_a_tree_of_family_4_arrives_too(two4: Two) -> None:
     plant(two4.tree)
     send_both(two4)
@@ -225,6 +226,7 @@ def test_a_change_that_size_and_time_do_not_tell_arrives(
     assert everything(two.incoming) == everything(two.tree)
 
 
+@pytest.mark.slow
 def test_what_changed_visibly_costs_no_second_connection(two: Two) -> None:
     (two.tree / "file").write_text("content")
     os.link(two.tree / "file", two.tree / "second")
@@ -235,6 +237,7 @@ def test_what_changed_visibly_costs_no_second_connection(two: Two) -> None:
     assert len(two.server._running) == before + 1
 
 
+@pytest.mark.slow
 def test_a_first_pass_may_be_the_last(two: Two) -> None:
     plant(two.tree)
     two.transfer.send(two.ctid, KEY, final=True)
@@ -242,6 +245,7 @@ def test_a_first_pass_may_be_the_last(two: Two) -> None:
     assert everything(two.incoming) == everything(two.tree)
 
 
+@pytest.mark.slow
 def test_what_an_older_attempt_left_does_not_count(two: Two) -> None:
     (two.tree / "file").write_text("content")
     two.transfer.send(two.ctid, KEY)
@@ -253,6 +257,7 @@ def test_what_an_older_attempt_left_does_not_count(two: Two) -> None:
     assert everything(two.incoming) == everything(two.tree)
 
 
+@pytest.mark.slow
 def test_progress_rises_to_the_whole(two: Two) -> None:
     for number in range(8):
         (two.tree / str(number)).write_bytes(os.urandom(1 << 20))
@@ -291,6 +296,7 @@ def test_a_shared_disk_is_proven_and_an_own_one_too(two: Two) -> None:
         assert [n for n in os.listdir(sim.private_dir) if n.startswith(".")] == []
 
 
+@pytest.mark.slow
 def test_discarding_is_done_once_or_twice(two: Two) -> None:
     two.transfer.send(two.ctid, KEY)
     assert transfer.incoming(two.there) == [KEY]
@@ -399,6 +405,7 @@ def test_a_connection_that_breaks_off_is_said_and_the_pass_can_be_repeated(
     assert everything(two.incoming) == everything(two.tree)
 
 
+@pytest.mark.slow
 def test_a_host_that_hangs_is_not_waited_for_for_ever(two: Two) -> None:
     (two.tree / "big").write_bytes(os.urandom(8 << 20))
     slow = two.to(bandwidth_kbps=1024, timeout=4.0)
