@@ -22,8 +22,6 @@ from tests.functional import shared
 class FailingSpawnTests:
     """What holds for both families of vzctl."""
 
-    BOTH_FAMILIES = True
-
     def test_each_command_of_a_spawn_may_fail(self) -> None:
         for subcommand in ("create", "set", "start"):
             for when in ("before", "after"):

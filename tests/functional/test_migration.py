@@ -30,6 +30,7 @@ NOTHING = (0, 0, 0)
 class MigrationTests:
     """What holds for both families of vzctl."""
 
+    @pytest.mark.slow
     def test_a_server_moves_and_comes_back(self) -> None:
         server = self.boot("web-1", host="compute1")
         first, second = self.nodes["compute1"], self.nodes["compute2"]

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.functional import fixtures as cloud_fixtures
 from tests.functional import shared
 
@@ -48,6 +50,7 @@ class RescueTests:
         self.delete(server)
         assert self.left_on(self.node) == []
 
+    @pytest.mark.slow
     def test_a_rescue_that_fails_anywhere_leaves_the_server_as_it_was(self) -> None:
         server = self.boot("web-1")
         ctid = self.container(server)

@@ -64,6 +64,7 @@ class SnapshotTests:
         assert trees.without(after, OWN_FILES) == trees.without(before, OWN_FILES)
         assert data <= set(before)
 
+    @pytest.mark.slow
     def test_each_state_can_be_packed_and_is_kept(self) -> None:
         server = self.boot("web-1", networks="none")
         (self.tree(server) / "srv").mkdir()
