@@ -48,6 +48,7 @@ class InterfaceTests:
         self.delete(server)
         assert self.left_on(self.node) == []
 
+    @pytest.mark.slow
     def test_it_works_in_every_state_that_nova_allows(self) -> None:
         server = self.boot("web-1")
         for action, back in (("pause", "unpause"), ("os-stop", "os-start")):

@@ -90,6 +90,7 @@ class RescueTests:
 class TestRescueWithVzctl4(RescueTests, shared.SharedCloudTest):
     """vzctl 4; with it, what does not depend on the family."""
 
+    @pytest.mark.slow
     def test_another_image_and_a_password_are_used(self) -> None:
         server = self.boot("web-1")
         image = self.glance.add_image(

@@ -187,6 +187,7 @@ class ResizeTests(_Resizes):
         self._confirm(server, "SHUTOFF")
         assert self.node.state(ctid) == "stopped"
 
+    @pytest.mark.slow
     def test_a_server_is_deleted_in_the_middle(self) -> None:
         resized = self.boot("web-1")
         self._resize(resized, self.large)

@@ -214,6 +214,7 @@ class SnapshotTests:
         assert set(self.glance.images) == images
         self._assert_unharmed(server)
 
+    @pytest.mark.slow
     def test_a_packer_that_fails_while_the_server_is_frozen(self) -> None:
         server = self.boot("web-1", networks="none")
 
@@ -299,6 +300,7 @@ class SnapshotTests:
         assert [image["name"] for image in kept] == ["b1"]
         assert self.glance.content(kept[0]["id"])
 
+    @pytest.mark.slow
     def test_a_shelved_server_comes_back_as_it_was(self) -> None:
         server = self.boot("web-1", networks="none")
         trees.fill(self.tree(server) / "srv", self._offset(server))

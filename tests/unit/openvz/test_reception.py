@@ -159,3 +159,86 @@ def test_a_place_that_others_can_change_is_refused(private: Path) -> None:
             base=str(private), key=KEY, listed=False, timeout=1, direct=False
         )
     assert list(private.iterdir()) == []
+
+
+# -- how rsync is started; what it then does is tried above -------------------------
+
+
+class Rsync:
+    """Stands in for the program, whose other end there is not.
+
+    :ivar argv: how it was started
+    :ivar settings: what rsyncd.conf said then
+    """
+
+    def __init__(self, code: int = 0) -> None:
+        self.code = code
+        self.argv: list[str] = []
+        self.settings = ""
+
+    def __call__(
+        self,
+        argv: list[str],
+        *,
+        timeout: float,
+        env: dict[str, str],
+        cwd: str,
+        keep: tuple[int, ...],
+    ) -> int:
+        self.argv = list(argv)
+        settings = Path(cwd) / "rsyncd.conf"
+        self.settings = settings.read_text() if settings.exists() else ""
+        (Path(cwd) / incoming.TREE / "file").write_text("came")
+        return self.code
+
+
+def started(
+    monkeypatch: pytest.MonkeyPatch, private: Path, *, confined: bool, code: int = 0
+) -> Rsync:
+    """Let rsync be started, as root or not."""
+    rsync = Rsync(code)
+    monkeypatch.setattr(reception.processes, "hand_over", rsync)
+    monkeypatch.setattr(reception, "is_confined", lambda: confined)
+    monkeypatch.setattr(permit, "tool", lambda name, direct: f"/usr/bin/{name}")
+    found = reception.receive(
+        base=str(private),
+        key=KEY,
+        listed=True,
+        timeout=60,
+        direct=True,
+        words=["--server"],
+    )
+    assert found == code
+    return rsync
+
+
+def test_as_root_it_is_a_daemon_in_the_tree_alone(
+    private: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rsync = started(monkeypatch, private, confined=True)
+
+    place = private / f".incoming-{KEY}"
+    settings = f"--config={place}/rsyncd.conf"
+    assert rsync.argv == ["/usr/bin/rsync", "--server", "--daemon", settings, "."]
+    lines = rsync.settings.splitlines()
+    assert "use chroot = yes" in lines
+    assert "write only = yes" in lines
+    assert f"path = {place}/tree" in lines
+    assert capsys.readouterr().err.startswith("ovz-listing ")
+
+
+def test_without_root_it_is_what_the_other_end_asks_for(
+    private: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rsync = started(monkeypatch, private, confined=False)
+
+    assert rsync.argv == ["/usr/bin/rsync", "--server"]
+    assert rsync.settings == ""
+
+
+def test_what_came_badly_is_not_listed(
+    private: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started(monkeypatch, private, confined=True, code=23)
+
+    assert capsys.readouterr().err == ""
