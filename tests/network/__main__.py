@@ -84,6 +84,8 @@ def main(options: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="ovz-network-") as directory:
         env = {
             **os.environ,
+            # Both families: what is shown here is what differs between them.
+            "OVZ_THOROUGH": "yes",
             "PATH": f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}",
             "OS_NOVA_DISABLE_EVENTLET_PATCHING": "true",
             "TMPDIR": directory,
