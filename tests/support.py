@@ -147,3 +147,16 @@ def traces(sim: SimNode, node: ovz_node.Node) -> dict[str, list[str]]:
 def _is_furniture(name: str) -> bool:
     # CTID 0 is the host itself.
     return name.endswith(".conf-sample") or name in (".lock", "0.conf")
+
+
+def script(path: Path, *lines: str) -> Path:
+    """A shell script that vzctl may run."""
+    path.write_text("\n".join(["#!/bin/sh", *lines]) + "\n")
+    path.chmod(0o755)
+    return path
+
+
+def external_script(sim: SimNode, *lines: str) -> None:
+    """What vzctl 4 runs for each host end that it has made."""
+    path = script(sim.root / "hook", *lines)
+    (sim.root / "etc/vz/vznet.conf").write_text(f'EXTERNAL_SCRIPT="{path}"\n')

@@ -17,9 +17,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import pathlib
 import time
+
+LOG = logging.getLogger(__name__)
 
 
 def boot_id() -> str:
@@ -68,10 +71,15 @@ class Kept:
         try:
             with open(self._path, encoding="utf-8") as file:
                 found = json.load(file)
-            if all(isinstance(found[key], kind) for key, kind in _TYPES.items()):
-                self._written = Record(**{key: found[key] for key in _TYPES})
-        except (OSError, ValueError, TypeError, KeyError):
-            pass  # its log goes on; a port is chosen anew
+            for key, kind in _TYPES.items():
+                if not isinstance(found[key], kind):
+                    raise TypeError(f"{key} is {found[key]!r}")
+            self._written = Record(**{key: found[key] for key in _TYPES})
+        except FileNotFoundError:
+            LOG.debug("%s is made anew", self._path)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            # Its log goes on; a port is chosen anew.
+            LOG.warning("%s cannot be read and is made anew: %r", self._path, error)
         self.record = dataclasses.replace(self._written)
 
     def save(self) -> None:

@@ -220,34 +220,25 @@ def write_host_ends(*, base: str, ctid: str, text: str) -> None:
     :raises OvzError: the container has no configuration there, or the file cannot
         be written
     """
-    name = _file_name(ctid)
+    path = os.path.join(base, _file_name(ctid))
     ends = decode(text)
-    with tree.named_errors("write", f"{base}/{name}"):
-        directory = tree.open_base(base)
-        try:
-            if not ends:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(name, dir_fd=directory)
-                return
-            # Else a file would be left of a container that is gone meanwhile.
-            os.stat(f"{ctid}.conf", dir_fd=directory, follow_symlinks=False)
-            _replace(directory, name, encode(ends).encode())
-        finally:
-            os.close(directory)
+    with tree.named_errors("write", path):
+        if not ends:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            return
+        # Else a file would be left of a container that is gone meanwhile.
+        os.lstat(os.path.join(base, f"{ctid}.conf"))
+        # Each start says it anew, and to write costs a wait for the disk.
+        if not _says(base, ctid, ends):
+            tree.replace_file(path, encode(ends).encode(), _FILE_MODE)
 
 
-def _replace(directory: int, name: str, content: bytes) -> None:
-    temporary = tree.temporary_name()
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    descriptor = os.open(temporary, flags, 0o600, dir_fd=directory)
+def _says(base: str, ctid: str, ends: tuple[HostEnd, ...]) -> bool:
     try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-            os.fchmod(descriptor, _FILE_MODE)
-        os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
-    except BaseException:
-        os.unlink(temporary, dir_fd=directory)
-        raise
+        return read(base, ctid) == ends
+    except (exception.InvalidValue, exception.UnsafePath):
+        return False
 
 
 # -- ip and tc ----------------------------------------------------------------------

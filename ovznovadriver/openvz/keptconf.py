@@ -21,7 +21,6 @@ These verbs run as the host's root, as those of rootfs.py do.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 from collections.abc import Mapping
@@ -66,24 +65,6 @@ def _read(path: str) -> tuple[bytes, int]:
     return content, stat.S_IMODE(mode)
 
 
-def _write(path: str, content: bytes, mode: int) -> None:
-    """Have a file with that content, wholly or not at all."""
-    fresh = f"{path}.{os.getpid()}"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(fresh)
-    try:
-        with open(fresh, "xb") as file:
-            os.fchmod(file.fileno(), mode)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(fresh, path)
-    except OSError:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(fresh)
-        raise
-
-
 def keep_conf(*, dirs: dict[str, str], ctid: str) -> None:
     """Keep a container's configuration as it is now.
 
@@ -92,7 +73,7 @@ def keep_conf(*, dirs: dict[str, str], ctid: str) -> None:
     """
     with tree.named_errors("keep the configuration of", ctid):
         content, mode = _read(_conf_path(dirs, ctid))
-        _write(kept_path(dirs["conf"], ctid), content, mode)
+        tree.replace_file(kept_path(dirs["conf"], ctid), content, mode)
 
 
 def restore_conf(*, dirs: dict[str, str], ctid: str) -> bool:
@@ -110,7 +91,7 @@ def restore_conf(*, dirs: dict[str, str], ctid: str) -> bool:
         place = _conf_path(dirs, ctid)
         # One that is gone was removed with its container.
         os.stat(place)
-        _write(place, content, mode)
+        tree.replace_file(place, content, mode)
         os.unlink(kept)
     return True
 

@@ -206,13 +206,4 @@ def _read(path: str) -> str:
 
 
 def _write(path: str, text: str, mode: int = 0o644) -> None:
-    temporary = os.path.join(os.path.dirname(path), tree.temporary_name())
-    try:
-        with open(temporary, "x", encoding="utf-8", errors="surrogateescape") as file:
-            os.fchmod(file.fileno(), mode)
-            file.write(text)
-        os.rename(temporary, path)
-    except BaseException:
-        if os.path.lexists(temporary):
-            os.unlink(temporary)
-        raise
+    tree.replace_file(path, text.encode(errors="surrogateescape"), mode)

@@ -111,12 +111,8 @@ class _Note:
         :param inode: the other tree's
         :param own: the container's own tree's
         """
-        fresh = f"{self._path}.{os.getpid()}"
-        with open(fresh, "w", encoding="ascii") as file:
-            json.dump({"tree": other, "inode": inode, "own": own}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(fresh, self._path)
+        text = json.dumps({"tree": other, "inode": inode, "own": own})
+        tree.replace_file(self._path, text.encode(), 0o600)
 
     def read(self) -> dict[str, Any] | None:
         try:

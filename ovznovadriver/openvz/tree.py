@@ -266,6 +266,31 @@ def temporary_name() -> str:
     return f".ovz-{secrets.token_hex(8)}"
 
 
+def replace_file(path: str, content: bytes, mode: int) -> None:
+    """Have a file of the node with that content, wholly or not at all.
+
+    On the way it has a name that begins like its own: what an interruption leaves is
+    removed with the container that it is of.
+
+    :raises OSError: it cannot be written; the one before stays
+    """
+    fresh = f"{path}{temporary_name()}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(fresh, flags, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+            os.fchmod(descriptor, mode)
+            stream.flush()
+            # Else a file that is empty after a power cut may have its name.
+            os.fsync(descriptor)
+        os.rename(fresh, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(fresh)
+        raise
+
+
 def remove_path(tree: Tree, path: str) -> None:
     """Remove whatever is at a path of a tree; missing is fine."""
     with contextlib.ExitStack() as stack:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import support
 from tests.network.guest import Guest
 from tests.simulator.node import Family, Result, SimNode
 
@@ -89,17 +90,6 @@ def connected(node: SimNode) -> bool:
     HOST.address("192.0.2.1/24", "tap0")
     GUEST.address("192.0.2.2/24")
     return HOST.reaches("192.0.2.2")
-
-
-def hook(path: Path, *lines: str) -> Path:
-    path.write_text("\n".join(["#!/bin/sh", *lines]) + "\n")
-    path.chmod(0o755)
-    return path
-
-
-def external_script(node: SimNode, *lines: str) -> None:
-    script = hook(node.root / "hook", *lines)
-    (node.root / "etc/vz/vznet.conf").write_text(f'EXTERNAL_SCRIPT="{script}"\n')
 
 
 # -- start and stop -------------------------------------------------------------------
@@ -233,7 +223,7 @@ def test_a_container_restarts_by_itself(node: SimNode) -> None:
 
 def test_vznetcfgs_external_script_is_run_for_each_nic(node4: SimNode) -> None:
     plug(node4, OTHER_NIC)
-    external_script(node4, f"echo $VEID $* $(ip -o link) >> {node4.root}/ran")
+    support.external_script(node4, f"echo $VEID $* $(ip -o link) >> {node4.root}/ran")
     start(node4)
     first, second = (node4.root / "ran").read_text().splitlines()
     assert first.startswith("101 init veth tap0 ")
@@ -245,7 +235,7 @@ def test_vznetcfgs_external_script_is_run_for_each_nic(node4: SimNode) -> None:
 
 
 def test_an_external_script_that_fails_fails_the_start(node4: SimNode) -> None:
-    external_script(node4, "exit 7")
+    support.external_script(node4, "exit 7")
     started = node4.run("vzctl", "start", "101")
     assert started.rc == 130
     assert "vznetcfg exited with error" in started.stderr
@@ -253,7 +243,7 @@ def test_an_external_script_that_fails_fails_the_start(node4: SimNode) -> None:
 
 
 def test_the_mount_script_of_family_9_can_make_the_pair(node9: SimNode) -> None:
-    hook(
+    support.script(
         node9.conf_dir / "vps.mount",
         "ip link add tap0 mtu 1400 type veth peer name ovp0",
         f"echo $VEID $VE_CONFFILE $0 >> {node9.root}/ran",

@@ -14,12 +14,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from oslo_concurrency import lockutils
@@ -154,24 +155,31 @@ def test_what_a_create_may_be_unpacking_stays_at_any_age(
     assert there(directory) == [IDS[0]]
 
 
-def test_what_is_just_being_fetched_or_used_stays(directory: pathlib.Path) -> None:
-    put(directory, IDS[0], idle=9 * DAY)
-    held, done = threading.Event(), threading.Event()
+@contextlib.contextmanager
+def held(directory: pathlib.Path, image: str) -> Iterator[None]:
+    """Somebody else fetches an image, or makes a server of it."""
+    begun, done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with store_of(directory).lock(IDS[0]):
-            held.set()
+        with store_of(directory).lock(image):
+            begun.set()
             assert done.wait(60)
 
     thread = threading.Thread(target=hold)
     thread.start()
-    assert held.wait(60)
+    assert begun.wait(60)
     try:
-        store_of(directory, max_bytes=1).clean(used=(), min_age=0)
-        assert there(directory) == [IDS[0]]
+        yield
     finally:
         done.set()
         thread.join(60)
+
+
+def test_what_is_just_being_fetched_or_used_stays(directory: pathlib.Path) -> None:
+    put(directory, IDS[0], idle=9 * DAY)
+    with held(directory, IDS[0]):
+        store_of(directory, max_bytes=1).clean(used=(), min_age=0)
+        assert there(directory) == [IDS[0]]
     store_of(directory).clean(used=(), min_age=0)
     assert there(directory) == []
 
@@ -277,22 +285,9 @@ def test_what_a_crash_left_goes_when_it_is_old(
 def test_what_is_under_way_is_no_left_over_at_any_age(directory: pathlib.Path) -> None:
     path = half_archive(directory)
     age(path, 9 * DAY)
-    held, done = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with store_of(directory).lock(IDS[0]):
-            held.set()
-            assert done.wait(60)
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    assert held.wait(60)
-    try:
+    with held(directory, IDS[0]):
         store_of(directory).clean(used=(), min_age=0)
         assert path.exists()
-    finally:
-        done.set()
-        thread.join(60)
 
 
 def test_files_of_others_stay(directory: pathlib.Path) -> None:

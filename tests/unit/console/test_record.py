@@ -47,9 +47,19 @@ def test_what_has_not_changed_is_not_written(tmp_path: Path) -> None:
         for wrong in ({"port": "1"}, {"said": 1}, {"started": "x"}, {"asleep": 1})
     ],
 )
-def test_what_cannot_be_read_counts_as_new(tmp_path: Path, text: str) -> None:
+def test_what_cannot_be_read_counts_as_new_and_is_said(
+    tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "ct.json").write_text(text, encoding="latin-1")
     assert record.Kept(str(tmp_path), "ct").record == record.Record()
+    assert f"{tmp_path}/ct.json cannot be read" in caplog.text
+
+
+def test_what_is_not_there_yet_is_no_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert record.Kept(str(tmp_path), "ct").record == record.Record()
+    assert caplog.text == ""
 
 
 def test_remove_can_be_repeated(tmp_path: Path) -> None:

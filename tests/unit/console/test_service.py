@@ -15,11 +15,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -456,28 +458,37 @@ def test_a_malformed_request_is_refused(
         ask.ask(service.socket, request_)
 
 
-@once
-def test_the_program_serves_and_ends_by_a_signal(
-    sim: SimNode, container: OvzContainer, short_path: Path
-) -> None:
+@contextlib.contextmanager
+def program(
+    sim: SimNode, short_path: Path
+) -> Iterator[tuple[Running, subprocess.Popen[bytes]]]:
+    """The service as a process of its own; killed at the end of the block."""
     service = Running(sim, short_path)
     service.stop()
-    assert sim.run("vzctl", "start", container.ovz_id).rc == 0
-    program = "import sys; from ovznovadriver.cmd.console import main; sys.exit(main())"
+    run = "import sys; from ovznovadriver.cmd.console import main; sys.exit(main())"
     with subprocess.Popen(
-        [sys.executable, "-c", program, "--config-file", str(service.config)],
+        [sys.executable, "-c", run, "--config-file", str(service.config)],
         cwd=PROJECT,
         stderr=subprocess.PIPE,
     ) as process:
         try:
-            service.wait_for(b"# ")
-            client = service.client()
-            client.type(b"echo a$((40+2))b\r")
-            client.wait_for(b"a42b")
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(PATIENCE) == 0
+            yield service, process
         finally:
             process.kill()
+
+
+@once
+def test_the_program_serves_and_ends_by_a_signal(
+    sim: SimNode, container: OvzContainer, short_path: Path
+) -> None:
+    assert sim.run("vzctl", "start", container.ovz_id).rc == 0
+    with program(sim, short_path) as (service, process):
+        service.wait_for(b"# ")
+        client = service.client()
+        client.type(b"echo a$((40+2))b\r")
+        client.wait_for(b"a42b")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
     eventually(lambda: not _readers(sim), "the end of the readers")
     assert b"a42b" in service.log()
 
@@ -486,15 +497,8 @@ def test_the_program_serves_and_ends_by_a_signal(
 def test_a_service_that_is_killed_leaves_no_reader(
     sim: SimNode, container: OvzContainer, short_path: Path
 ) -> None:
-    service = Running(sim, short_path)
-    service.stop()
     assert sim.run("vzctl", "start", container.ovz_id).rc == 0
-    program = "import sys; from ovznovadriver.cmd.console import main; sys.exit(main())"
-    with subprocess.Popen(
-        [sys.executable, "-c", program, "--config-file", str(service.config)],
-        cwd=PROJECT,
-        stderr=subprocess.PIPE,
-    ) as process:
+    with program(sim, short_path) as (service, process):
         service.wait_for(b"# ")
         process.kill()
     eventually(lambda: not _readers(sim), "the end of the readers")

@@ -15,6 +15,7 @@ import ctypes
 import errno
 import os
 import shutil
+import stat
 import tempfile
 from pathlib import Path
 
@@ -322,3 +323,41 @@ def test_an_error_while_walking_to_what_is_removed_is_not_hidden(node):
         pytest.raises(OSError, match="too long"),
     ):
         tree.remove_path(opened, "/" + "x" * 300 + "/x")
+
+
+def test_a_file_is_replaced_wholly_with_its_mode(tmp_path):
+    path = tmp_path / "101.nics"
+    path.write_text("old")
+
+    tree.replace_file(str(path), b"new", 0o640)
+
+    assert path.read_bytes() == b"new"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("call", ["fsync", "fchmod", "rename"])
+def test_a_file_that_cannot_be_replaced_stays(tmp_path, monkeypatch, call):
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "101.nics"
+    path.write_text("old")
+    monkeypatch.setattr(os, call, full)
+
+    with pytest.raises(OSError, match="No space"):
+        tree.replace_file(str(path), b"new", 0o640)
+
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_is_replaced_not_followed(tmp_path):
+    other = tmp_path / "other"
+    other.write_text("kept")
+    link = tmp_path / "101.nics"
+    link.symlink_to(other)
+
+    tree.replace_file(str(link), b"new", 0o600)
+
+    assert (other.read_text(), link.read_text()) == ("kept", "new")

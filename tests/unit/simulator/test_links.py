@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from tests import support
 from tests.simulator.node import Family, Result, SimNode
 
 HOST_MAC = "fe:ff:ff:ff:ff:ff"
@@ -81,17 +82,6 @@ def qdiscs(node: SimNode) -> list[tuple[str, str, str, bool]]:
     return [(q["dev"], q["kind"], q["handle"], q.get("root", False)) for q in shown]
 
 
-def script(path: Path, *lines: str) -> Path:
-    path.write_text("\n".join(["#!/bin/sh", *lines]) + "\n")
-    path.chmod(0o755)
-    return path
-
-
-def external_script(node: SimNode, *lines: str) -> None:
-    path = script(node.root / "hook", *lines)
-    (node.root / "etc/vz/vznet.conf").write_text(f'EXTERNAL_SCRIPT="{path}"\n')
-
-
 # -- host ends ------------------------------------------------------------------------
 
 
@@ -143,7 +133,9 @@ def test_pairs_do_not_outlive_a_crash_of_the_node(node9: SimNode) -> None:
 
 
 def test_the_external_script_of_vznetcfg_gets_its_words(node4: SimNode) -> None:
-    external_script(node4, f'echo "$VEID $* $(command -v tc)" >> {node4.root}/ran')
+    support.external_script(
+        node4, f'echo "$VEID $* $(command -v tc)" >> {node4.root}/ran'
+    )
     done(node4.run("vzctl", "start", "101"))
     done(plug(node4, OTHER_NIC))
     tc = node4.bin_dir / "tc"
@@ -154,7 +146,7 @@ def test_the_external_script_of_vznetcfg_gets_its_words(node4: SimNode) -> None:
 
 
 def test_an_external_script_that_fails_fails_the_start(node4: SimNode) -> None:
-    external_script(node4, "echo broken >&2", "exit 7")
+    support.external_script(node4, "echo broken >&2", "exit 7")
     started = node4.run("vzctl", "start", "101")
     assert started.rc == 130
     assert "broken\n/usr/sbin/vznetcfg exited with error\n" in started.stderr
@@ -163,7 +155,7 @@ def test_an_external_script_that_fails_fails_the_start(node4: SimNode) -> None:
 
 def test_an_external_script_that_fails_undoes_the_hot_plug(node4: SimNode) -> None:
     done(node4.run("vzctl", "start", "101"))
-    external_script(node4, "exit 7")
+    support.external_script(node4, "exit 7")
     assert plug(node4, OTHER_NIC).rc == 130
     assert node4.nics() == ["tap0"]
     assert "eth1" not in node4.conf(101)["NETIF"]
@@ -171,7 +163,7 @@ def test_an_external_script_that_fails_undoes_the_hot_plug(node4: SimNode) -> No
 
 
 def test_an_external_script_that_cannot_be_run_is_passed_over(node4: SimNode) -> None:
-    external_script(node4, "exit 7")
+    support.external_script(node4, "exit 7")
     (node4.root / "hook").chmod(0o644)
     done(node4.run("vzctl", "start", "101"))
 
@@ -179,7 +171,7 @@ def test_an_external_script_that_cannot_be_run_is_passed_over(node4: SimNode) ->
 def test_mount_scripts_of_family_9_are_run_around_a_run(node9: SimNode) -> None:
     for name in ("vps.mount", "vps.umount"):
         line = f'echo "$0 $# $VEID $VE_CONFFILE" >> {node9.root}/ran'
-        script(node9.conf_dir / name, line)
+        support.script(node9.conf_dir / name, line)
     done(node9.run("vzctl", "start", "101"))
     done(node9.run("vzctl", "stop", "101"))
     end = f"0 101 {node9.conf_dir}/101.conf"
@@ -190,15 +182,15 @@ def test_mount_scripts_of_family_9_are_run_around_a_run(node9: SimNode) -> None:
 
 
 def test_a_mounted_container_of_family_9_is_mounted_anew(node9: SimNode) -> None:
-    script(node9.conf_dir / "vps.mount", f"echo mount >> {node9.root}/ran")
-    script(node9.conf_dir / "vps.umount", f"echo umount >> {node9.root}/ran")
+    support.script(node9.conf_dir / "vps.mount", f"echo mount >> {node9.root}/ran")
+    support.script(node9.conf_dir / "vps.umount", f"echo umount >> {node9.root}/ran")
     done(node9.run("vzctl", "mount", "101"))
     done(node9.run("vzctl", "start", "101"))
     assert (node9.root / "ran").read_text() == "mount\numount\nmount\n"
 
 
 def test_a_mount_script_that_fails_fails_the_start(node9: SimNode) -> None:
-    script(node9.conf_dir / "vps.mount", "exit 1")
+    support.script(node9.conf_dir / "vps.mount", "exit 1")
     started = node9.run("vzctl", "start", "101")
     assert started.rc == 79
     assert "Error on executing the mount script" in started.stderr
@@ -207,14 +199,14 @@ def test_a_mount_script_that_fails_fails_the_start(node9: SimNode) -> None:
 
 def test_an_umount_script_that_fails_leaves_it_mounted(node9: SimNode) -> None:
     done(node9.run("vzctl", "start", "101"))
-    script(node9.conf_dir / "vps.umount", "exit 1")
+    support.script(node9.conf_dir / "vps.umount", "exit 1")
     assert node9.run("vzctl", "stop", "101").rc == 79
     assert node9.state(101) == "mounted"
 
 
 @pytest.mark.parametrize("name", ["101.mount", "vps.premount"])
 def test_other_action_scripts_are_refused(node9: SimNode, name: str) -> None:
-    script(node9.conf_dir / name, "exit 0")
+    support.script(node9.conf_dir / name, "exit 0")
     assert node9.run("vzctl", "start", "101").rc == 250
 
 
