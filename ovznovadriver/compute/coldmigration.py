@@ -113,9 +113,12 @@ class ColdMigrations:
                 self._send(container, way, instance)
                 if container.refresh() is not State.STOPPED:
                     steps.add("starting", self._life.power_on, instance, network_info)
-                self._life.power_off(instance, timeout)
-                self._network.unplug(instance, network_info)
-                self._send(container, way, instance, final=True)
+                tell = _progress(instance, _RUNNING_SHARE, 100)
+                # The server is down from its stop to the end of this pass.
+                with way.connected(container.ovz_id, instance.uuid, tell) as finish:
+                    self._life.power_off(instance, timeout)
+                    self._network.unplug(instance, network_info)
+                    finish()
                 way.verify(container.ovz_id, instance.uuid)
                 if shared:
                     steps.add("the name", container.save_ovz_metadata)
@@ -152,18 +155,12 @@ class ColdMigrations:
         container: OvzContainer,
         way: transfer.Transfer,
         instance: Any,
-        final: bool = False,
     ) -> None:
-        """The passes over a tree before its container stops, or the one after.
+        """The passes over a tree before its container stops.
 
-        What is left of it in a container that runs is soon out of date, so those that
-        do not run are sent but once.
+        One that does not run is sent but once, by the pass that comes after them.
         """
         passes = CONF.openvz.rsync_iterations
-        if final:
-            tell = _progress(instance, _RUNNING_SHARE, 100)
-            way.send(container.ovz_id, instance.uuid, final=True, progress=tell)
-            return
         if container.refresh() is State.STOPPED:
             return
         for number in range(passes):

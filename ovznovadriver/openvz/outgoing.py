@@ -19,17 +19,21 @@ other side, and root reads none of its keys.
 
 from __future__ import annotations
 
+import concurrent.futures
 import errno
+import functools
 import os
 import pwd
 import re
 import shlex
 import stat
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from ovznovadriver import exception
+from ovznovadriver.openvz import gate as ovz_gate
 from ovznovadriver.openvz import incoming, listing, tree
 
 #: The version of what two hosts say to each other.
@@ -119,6 +123,7 @@ def send_tree(
     final: bool,
     since: int | None,
     progress: str | None,
+    gate: str | None,
     programs: Mapping[str, str],
     run: Run,
 ) -> dict[str, Any]:
@@ -128,9 +133,11 @@ def send_tree(
     :param peer: host, user, port, ssh_key, known_hosts, receiver, bandwidth_kbps,
         timeout (seconds), confined (whether its rsync is a daemon, see reception.py)
     :param owner: the user that ssh runs as
-    :param final: the container does not run: both trees are listed afterwards
+    :param final: the container does not run: both trees are listed as well
     :param since: when the first pass began; None for the first
     :param progress: a FIFO of that user, which gets a line for each percent
+    :param gate: a socket of that user, whose other end says when the container has
+        stopped (see gate.py); None where it has
     :param programs: the paths of rsync, ssh and setpriv
     :returns: {"code", "stderr", "timed_out": of rsync; "since": int, "same": None
         unless final and there was an answer, else whether both trees are the same;
@@ -141,14 +148,24 @@ def send_tree(
     if not final:
         # The first write to a page after this, by a mapping too, changes a time.
         os.sync()
-    with tree.Tree(base, ctid, sub) as opened, _Progress(progress, owner) as shown:
+    with (
+        tree.Tree(base, ctid, sub) as opened,
+        _Progress(progress, owner) as shown,
+        concurrent.futures.ThreadPoolExecutor(1) as pool,
+    ):
         path = os.path.join(base, ctid, sub).rstrip("/") + "/"
+
+        @functools.cache
+        def listed() -> concurrent.futures.Future[listing.Listing]:
+            return pool.submit(listing.list_tree, opened.descriptor, since=since)
+
         sender = _Sender(path, key, peer, owner, programs, run, shown)
-        reply = sender.send(final)
+        # What rsync says first, it says of a tree that it reads: nothing changes now.
+        reply = sender.send(final, gate, listed if final else None)
         reply["since"] = begun if since is None else since
         if not final or reply["code"] != 0:
             return reply
-        ours = listing.list_tree(opened.descriptor, since=since)
+        ours = listed().result()
         # rsync goes by size and time. What has the ones that it had when it was
         # copied, but was changed since, is compared by content.
         doubtful = [
@@ -159,6 +176,9 @@ def send_tree(
         theirs = _reported(reply["stderr"])
         if theirs is not None:
             reply["same"] = theirs == (ours.digest, ours.entries)
+            if reply["same"]:
+                # Nothing that came before is in doubt any more.
+                reply["since"] = begun
             reply |= {"theirs": theirs[1], "ours": ours.entries}
         return reply
 
@@ -188,6 +208,7 @@ class _Sender:
         shown: _Progress,
     ) -> None:
         self.sent: set[bytes] = set()
+        self._began: Callable[[], object] | None = None
         self._run = run
         self._rest = b""
         self._shown = shown
@@ -197,21 +218,27 @@ class _Sender:
         if peer["bandwidth_kbps"]:
             self._command.append(f"--bwlimit={int(peer['bandwidth_kbps'])}")
         ssh = [programs["ssh"], *ssh_arguments(peer)[:-1]]
-        self._shell = shlex.join([*_become(owner, programs), *ssh])
+        self._caller = _become(owner, programs)
+        self._ssh = ssh
         self._receiver = receiver(peer, "receive")
         self._key = key
         # With two colons rsync speaks to a daemon's module: see reception.py.
         self._target = "peer::tree/" if peer["confined"] else "peer:tree/"
 
     def _call(
-        self, options: Sequence[str], listed: bool, stdin: bytes | None
+        self,
+        options: Sequence[str],
+        listed: bool,
+        stdin: bytes | None = None,
+        gate: str | None = None,
     ) -> dict[str, Any]:
         words = [*self._receiver, *(["--list"] if listed else []), self._key]
+        shell = [*self._caller, *_behind(gate), *self._ssh]
         code, stderr, timed_out = self._run(
             [
                 *self._command,
                 *options,
-                f"--rsh={self._shell}",
+                f"--rsh={shlex.join(shell)}",
                 f"--rsync-path={' '.join(words)}",
                 self._source,
                 self._target,
@@ -222,15 +249,21 @@ class _Sender:
         )
         return {"code": code, "stderr": stderr, "timed_out": timed_out, "same": None}
 
-    def send(self, listed: bool) -> dict[str, Any]:
-        """One pass."""
+    def send(
+        self, listed: bool, gate: str | None, began: Callable[[], object] | None
+    ) -> dict[str, Any]:
+        """One pass.
+
+        :param began: called, perhaps often, when rsync is at work
+        """
+        self._began = began
         options = [
             "--delete",
             "--info=progress2",
             "--outbuf=L",
             "--out-format=ovz:%i %n",
         ]
-        return self._call(options, listed, None)
+        return self._call(options, listed, gate=gate)
 
     def compare(self, paths: Sequence[bytes]) -> dict[str, Any]:
         """Compare some files by content, and send those that differ."""
@@ -243,6 +276,8 @@ class _Sender:
         return self._call(options, True, b"\0".join(sorted(names)))
 
     def _take(self, data: bytes) -> None:
+        if self._began is not None:
+            self._began()
         # Names end with a newline, and what is shown of the progress with a return.
         *lines, self._rest = re.split(rb"[\r\n]", self._rest + data)
         for line in lines:
@@ -254,6 +289,14 @@ class _Sender:
 
 def _unescaped(name: bytes) -> bytes:
     return _ESCAPED.sub(lambda match: bytes([int(match[1], 8)]), name)
+
+
+def _behind(gate: str | None) -> list[str]:
+    """What keeps ssh waiting until the container has stopped."""
+    if gate is None:
+        return []
+    program = [sys.executable, "-I", "-S", ovz_gate.__file__]
+    return [*program, _checked("socket", gate)]
 
 
 def _become(owner: int, programs: Mapping[str, str]) -> list[str]:

@@ -28,14 +28,15 @@ import os
 import platform
 import select
 import shlex
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ovznovadriver import exception
+from ovznovadriver.openvz import gate, outgoing
 from ovznovadriver.openvz import node as ovz_node
-from ovznovadriver.openvz import outgoing
 
 LOG = logging.getLogger(__name__)
 
@@ -283,34 +284,79 @@ class Transfer:
         :raises PeerFull: the other host has no room; call :meth:`discard`
         :raises TransferError: something else went wrong; a pass can be tried again
         """
+        with _Watch(progress) as watch:
+            work = self._begin(ctid, key, final, watch.pipe)
+            self._end(key, final, watch.result_of(work))
+            watch.tell(1.0)
+
+    @contextlib.contextmanager
+    def connected(
+        self,
+        ctid: str,
+        key: str,
+        progress: Callable[[float], object] | None = None,
+    ) -> Iterator[Callable[[], None]]:
+        """Have all ready for the final pass while the container still runs.
+
+        What the block is given does the pass; it is to be called when the container
+        has stopped. A block that ends without it ends the connection.
+
+        :raises TransferError: as :meth:`send`; also before the block
+        """
+        with _Watch(progress) as watch, _Gate() as waiting:
+            work = self._begin(ctid, key, True, watch.pipe, waiting.path)
+            try:
+                if not waiting.wait(work):
+                    self._end(key, True, work.result())
+                    raise self._failed("it has not waited for the container to stop")
+
+                def finish() -> None:
+                    waiting.open()
+                    self._end(key, True, watch.result_of(work))
+                    watch.tell(1.0)
+
+                yield finish
+            finally:
+                waiting.close()
+                work.wait()
+
+    def _begin(
+        self,
+        ctid: str,
+        key: str,
+        final: bool,
+        progress: str | None,
+        gate: str | None = None,
+    ) -> _Work:
         facts = self._facts or self.hello()
         state = self._passes.get(key)
         if state is None:
             self.discard(key)
             state = self._passes[key] = _Pass()
         state.proven = False
-        with _progress_pipe(progress) as (path, done):
-            reply = done(
-                lambda: self._node.executor.call(
-                    "send_tree",
-                    # Both passes of a final one, and the lists.
-                    time_limit=3 * self._peer.timeout,
-                    **self._tree(ctid),
-                    key=key,
-                    peer=self._described(confined=facts.confined),
-                    owner=os.geteuid(),
-                    final=final,
-                    since=state.since,
-                    progress=path,
-                )
+        return _Work(
+            lambda: self._node.executor.call(
+                "send_tree",
+                # Both passes of a final one, and the lists.
+                time_limit=3 * self._peer.timeout,
+                **self._tree(ctid),
+                key=key,
+                peer=self._described(confined=facts.confined),
+                owner=os.geteuid(),
+                final=final,
+                since=state.since,
+                progress=progress,
+                gate=gate,
             )
+        )
+
+    def _end(self, key: str, final: bool, reply: Mapping[str, Any]) -> None:
+        state = self._passes[key]
         self._check(reply, running=not final)
         state.since = reply["since"]
         if final:
             self._check_same(reply)
             state.proven = True
-        if progress is not None:
-            progress(1.0)
 
     def verify(self, ctid: str, key: str) -> None:
         """Make sure that the other host has the tree as it is here.
@@ -427,52 +473,133 @@ class Transfer:
         return exception.TransferError(f"host {self._peer.host}: {reason}")
 
 
-@contextlib.contextmanager
-def _progress_pipe(
-    progress: Callable[[float], object] | None,
-) -> Iterator[tuple[str | None, Callable[[Callable[[], Any]], Any]]]:
-    """A FIFO for percentages, and what does the work while they are handed on."""
-    if progress is None:
-        yield None, lambda work: work()
-        return
-    with tempfile.TemporaryDirectory(prefix="ovz-progress-") as directory:
-        path = os.path.join(directory, "percent")
-        os.mkfifo(path, 0o600)
-        # For writing too, or it would end whenever nobody has it open.
-        pipe = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+class _Work:
+    """A call that is made in a thread of its own."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self._call = call
+        self._result: Any = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(
+            target=self._run, name="ovz-transfer", daemon=True
+        )
+        self._thread.start()
+
+    def _run(self) -> None:
         try:
-            yield path, lambda work: _watched(work, pipe, progress)
-        finally:
-            os.close(pipe)
-
-
-def _watched(
-    work: Callable[[], Any], pipe: int, progress: Callable[[float], object]
-) -> Any:
-    """Do the work in a thread, and hand on percentages in this one."""
-    result: list[Any] = []
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            result.append(work())
+            self._result = self._call()
         except BaseException as error:
-            errors.append(error)
+            self._error = error
 
-    thread = threading.Thread(target=run, name="ovz-transfer", daemon=True)
-    thread.start()
-    rest = b""
-    while thread.is_alive():
-        ready, _, _ = select.select([pipe], [], [], _POLL)
-        if not ready:
-            continue
-        *lines, rest = (rest + os.read(pipe, 4096)).split(b"\n")
-        if lines:
-            progress(min(int(lines[-1]), 100) / 100)
-    thread.join()
-    if errors:
-        raise errors[0]
-    return result[0]
+    @property
+    def is_done(self) -> bool:
+        return not self._thread.is_alive()
+
+    def wait(self) -> None:
+        self._thread.join()
+
+    def result(self) -> Any:
+        """What the call has returned, or raised."""
+        self.wait()
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+
+class _Watch:
+    """A FIFO for percentages, and who gets them; none where nobody wants them.
+
+    :ivar pipe: the path of the FIFO
+    """
+
+    def __init__(self, progress: Callable[[float], object] | None) -> None:
+        self._progress = progress
+        self._stack = contextlib.ExitStack()
+        self._descriptor = -1
+        self.pipe: str | None = None
+
+    def __enter__(self) -> _Watch:
+        if self._progress is None:
+            return self
+        with contextlib.ExitStack() as stack:
+            self.pipe = _scratch_path(stack, "percent")
+            os.mkfifo(self.pipe, 0o600)
+            # For writing too, or it would end whenever nobody has it open.
+            flags = os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC
+            self._descriptor = os.open(self.pipe, flags)
+            stack.callback(os.close, self._descriptor)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._stack.close()
+
+    def tell(self, part: float) -> None:
+        """Say how far it is."""
+        if self._progress is not None:
+            self._progress(part)
+
+    def result_of(self, work: _Work) -> Any:
+        """Hand on percentages while the work is done, and then what it came to."""
+        rest = b""
+        while self.pipe is not None and not work.is_done:
+            ready, _, _ = select.select([self._descriptor], [], [], _POLL)
+            if not ready:
+                continue
+            *lines, rest = (rest + os.read(self._descriptor, 4096)).split(b"\n")
+            if lines:
+                self.tell(min(int(lines[-1]), 100) / 100)
+        return work.result()
+
+
+class _Gate:
+    """The service's end of what keeps the last pass waiting; see gate.py.
+
+    :ivar path: of the socket
+    """
+
+    def __init__(self) -> None:
+        with contextlib.ExitStack() as stack:
+            self.path = _scratch_path(stack, "gate")
+            self._listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+            self._listener.bind(self.path)
+            self._listener.listen(1)
+            self._listener.settimeout(_POLL)
+            self._stack = stack.pop_all()
+        self._link: socket.socket | None = None
+
+    def __enter__(self) -> _Gate:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def wait(self, work: _Work) -> bool:
+        """Wait until the other host has spoken; False when the work has ended."""
+        while self._link is None:
+            try:
+                self._link, _ = self._listener.accept()
+            except TimeoutError:
+                if work.is_done:
+                    return False
+        self._stack.push(self._link)
+        return True
+
+    def open(self) -> None:
+        """Let the pass begin."""
+        if self._link is not None:
+            # Where nobody is there any more, the work says why.
+            with contextlib.suppress(OSError):
+                self._link.sendall(gate.GO)
+
+    def close(self) -> None:
+        """Whoever waits need not any longer."""
+        self._stack.close()
+
+
+def _scratch_path(stack: contextlib.ExitStack, name: str) -> str:
+    directory = tempfile.TemporaryDirectory(prefix="ovz-transfer-")
+    return os.path.join(stack.enter_context(directory), name)
 
 
 # -- on the host that a tree has come to ------------------------------------------

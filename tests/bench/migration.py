@@ -33,11 +33,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from ovznovadriver.openvz import privsep, transfer
 from tests import ssh, support
-from tests.bench.__main__ import _measure
 
 FILES = 4096
 FILE_SIZE = 256 << 10
@@ -86,14 +86,19 @@ class Scene:
             path = self.tree / f"usr/{number % 64}/{number + self._round * 64}"
             path.write_bytes(os.urandom(FILE_SIZE))
 
-    def driver(self) -> None:
-        """What a server waits for."""
-        self.transfer.send(self.ctid, support.UUID, final=True)
+    def driver(self) -> float:
+        """Seconds that a server waits for, from its stop on."""
+        with self.transfer.connected(self.ctid, support.UUID) as finish:
+            begun = time.perf_counter()
+            finish()
         self.transfer.verify(self.ctid, support.UUID)
+        return time.perf_counter() - begun
 
-    def bare(self) -> None:
-        """rsync alone."""
+    def bare(self) -> float:
+        """Seconds of rsync alone."""
+        begun = time.perf_counter()
         subprocess.run(self._bare, check=True)
+        return time.perf_counter() - begun
 
 
 def measure(runs: int) -> tuple[float, float]:
@@ -109,10 +114,10 @@ def measure(runs: int) -> tuple[float, float]:
                 scene.change()
                 # Who is first has to read what has just been written.
                 if number % 2:
-                    taken.append(_measure(1, (scene.driver, scene.bare)))
+                    ours, bare = scene.driver(), scene.bare()
                 else:
-                    bare, ours = _measure(1, (scene.bare, scene.driver))
-                    taken.append((ours, bare))
+                    bare, ours = scene.bare(), scene.driver()
+                taken.append((ours, bare))
     medians = [statistics.median(times) for times in zip(*taken, strict=True)]
     return medians[0], medians[1]
 

@@ -12,6 +12,7 @@
 
 """Cold migration: what is done in which order, and what is refused."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -65,8 +66,16 @@ class Way:
     def tree_kb(self, ctid):
         return 100
 
-    def send(self, ctid, key, *, final=False, progress=None):
-        self._note("final send" if final else "send")
+    def send(self, ctid, key, *, progress):
+        self._pass("send", progress)
+
+    @contextlib.contextmanager
+    def connected(self, ctid, key, progress):
+        self._note("connect")
+        yield lambda: self._pass("final send", progress)
+
+    def _pass(self, name, progress):
+        self._note(name)
         for part in (0.0, 0.01, 0.5, 1.0):
             progress(part)
 
@@ -132,7 +141,7 @@ def test_all_is_asked_and_sent_before_the_server_stops(
     said = leave()
 
     assert _words(ovs.calls) == [
-        *("hello", "is_shared", "send", "unplug", "final send", "verify")
+        *("hello", "is_shared", "send", "connect", "unplug", "final send", "verify")
     ]
     assert sim.state(ctid) == "stopped"
     assert json.loads(said) == {"version": 1, "key": support.UUID}
@@ -215,7 +224,7 @@ def test_the_name_comes_back_with_the_server(sim, boot, cold, instance, node):
     assert sim.conf_text(ctid) == before
 
 
-@pytest.mark.parametrize("step", ["send", "final send", "verify"])
+@pytest.mark.parametrize("step", ["final send", "verify"])
 def test_a_server_that_cannot_leave_runs_on(sim, boot, leave, way, ovs, quiet, step):
     ctid = boot()
     before = sim.conf_text(ctid)
@@ -228,6 +237,18 @@ def test_a_server_that_cannot_leave_runs_on(sim, boot, leave, way, ovs, quiet, s
     assert sim.state(ctid) == "running"
     assert sim.conf_text(ctid) == before
     assert _words(ovs.calls)[-1] == "discard"
+
+
+@pytest.mark.parametrize("step", ["send", "connect"])
+def test_a_server_does_not_stop_before_all_is_ready(boot, leave, way, sim, quiet, step):
+    boot()
+    way.failing = step
+    quiet()
+
+    with pytest.raises(nova_exception.InstanceFaultRollback):
+        leave()
+
+    assert support.subcommands(sim) == []
 
 
 def test_what_stays_on_the_other_host_is_not_called_undone(boot, leave, way, sim):

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Any
 import pytest
 
 from ovznovadriver import exception
-from ovznovadriver.openvz import listing, outgoing, permit, privileged
+from ovznovadriver.openvz import gate, listing, outgoing, permit, privileged
 from ovznovadriver.openvz.tree import OPEN_DIR
 
 KEY = "5d35cf5b-8d1c-4a0e-9b0e-6f8d5f1c0a01"
@@ -91,6 +92,7 @@ def send(rsync: Rsync, **changes: Any) -> dict[str, Any]:
         "final": True,
         "since": None,
         "progress": None,
+        "gate": None,
         "programs": PROGRAMS,
         "run": rsync,
     }
@@ -130,6 +132,10 @@ def test_ssh_runs_as_the_caller(rsync: Rsync, monkeypatch: pytest.MonkeyPatch) -
     (shell,) = [word for word in rsync.calls[0][0] if word.startswith("--rsh=")]
     become = f"--reuid={user.pw_uid} --regid={user.pw_gid} --init-groups --"
     assert shell.startswith(f"--rsh=/usr/bin/setpriv {become} /usr/bin/ssh -F none")
+    send(rsync, owner=user.pw_uid, gate="/tmp/x/gate")
+    assert f"{become} {sys.executable} -I -S {gate.__file__}" in rsync.calls[1][0][-4]
+    with pytest.raises(exception.CommandRefused, match="socket"):
+        send(rsync, gate="/tmp/x y")
     with pytest.raises(exception.CommandRefused, match="no user"):
         send(rsync, owner=4_000_000_000)
 
@@ -210,6 +216,22 @@ def test_after_a_failure_nothing_is_compared(rsync: Rsync) -> None:
     assert (reply["code"], reply["same"], len(rsync.calls)) == (12, None, 1)
 
 
+def test_after_a_proof_nothing_older_is_in_doubt(rsync: Rsync) -> None:
+    before = time.time_ns()
+    proven = send(rsync, since=0)["since"]
+    assert before - 10**9 < proven < time.time_ns()
+    rsync.stderr = "ovz-listing 0 1\n"
+    assert send(rsync, since=5)["since"] == 5
+
+
+def test_only_the_pass_itself_waits_for_the_container(rsync: Rsync) -> None:
+    send(rsync, gate="/tmp/x/gate", since=0)
+    (first, _), (second, _) = rsync.calls
+    assert f"{gate.__file__} /tmp/x/gate /usr/bin/ssh" in " ".join(first)
+    # What is compared afterwards has nothing to wait for.
+    assert gate.__file__ not in " ".join(second)
+
+
 def test_progress_goes_into_a_fifo_of_the_caller_and_never_waits(
     rsync: Rsync, tmp_path: Path
 ) -> None:
@@ -245,7 +267,7 @@ def test_a_request_is_judged_on_the_root_side(
     """What a service that has been taken over might send."""
     monkeypatch.setenv("SUDO_UID", "1000")
     usual = {"base": "/vz/private", "ctid": "101", "sub": "", "key": KEY}
-    usual |= {"peer": PEER, "owner": 1000, "final": True, "since": None}
+    usual |= {"peer": PEER, "owner": 1000, "final": True, "since": None, "gate": None}
     monkeypatch.setattr(permit, "check_trusted_path", lambda path, **_: path)
     for changes in (
         {"ctid": "1"},

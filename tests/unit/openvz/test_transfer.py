@@ -245,6 +245,46 @@ def test_a_first_pass_may_be_the_last(two: Two) -> None:
     assert everything(two.incoming) == everything(two.tree)
 
 
+def test_the_last_pass_is_connected_before_it_begins(two: Two) -> None:
+    (two.tree / "file").write_text("content")
+    two.transfer.send(two.ctid, KEY)
+    before = len(two.server._running)
+    with two.transfer.connected(two.ctid, KEY) as finish:
+        assert len(two.server._running) == before + 1
+        # As a container does while it stops.
+        (two.tree / "file").write_text("other content")
+        finish()
+    assert len(two.server._running) == before + 1
+    two.transfer.verify(two.ctid, KEY)
+    assert everything(two.incoming) == everything(two.tree)
+
+
+def test_a_pass_that_is_given_up_sends_nothing(two: Two) -> None:
+    (two.tree / "file").write_text("content")
+    two.transfer.send(two.ctid, KEY)
+    (two.tree / "file").write_text("other content")
+    with (
+        pytest.raises(KeyError),
+        two.transfer.connected(two.ctid, KEY),
+    ):
+        raise KeyError
+    assert (two.incoming / "file").read_text() == "content"
+    with pytest.raises(exception.TransferError, match="not compared"):
+        two.transfer.verify(two.ctid, KEY)
+    # The other end is free for the next one.
+    two.transfer.discard(KEY)
+
+
+def test_who_cannot_be_reached_is_said_before_the_container_stops(two: Two) -> None:
+    closed = two.to(port=1)
+    closed._passes[KEY] = transfer._Pass()
+    with (
+        pytest.raises(exception.TransferError, match="nothing listens on port 1"),
+        closed.connected(two.ctid, KEY),
+    ):
+        pytest.fail("it is not connected")
+
+
 @pytest.mark.slow
 def test_what_an_older_attempt_left_does_not_count(two: Two) -> None:
     (two.tree / "file").write_text("content")
@@ -440,8 +480,8 @@ def test_a_copy_that_differs_is_not_taken_for_one(two: Two) -> None:
     two.transfer.send(two.ctid, KEY)
     real = outgoing._Sender.send
 
-    def spoil(self: object, listed: bool) -> object:
-        done = real(self, listed)
+    def spoil(self: object, listed: bool, gate: object, _began: object) -> object:
+        done = real(self, listed, gate, None)
         (two.tree / "after").mkdir()
         return done
 
@@ -511,7 +551,7 @@ def test_a_failing_thread_fails_its_caller() -> None:
         raise exception.TransferError("no")
 
     with (
-        transfer._progress_pipe(lambda _: None) as (_path, watch),
+        transfer._Watch(lambda _: None) as watch,
         pytest.raises(exception.TransferError, match="no"),
     ):
-        watch(work)
+        watch.result_of(transfer._Work(work))
