@@ -172,6 +172,18 @@ _COMMANDS = [
     ),
 ]
 
+_EVENTS = [
+    cfg.IntOpt(
+        "event_interval",
+        default=5,
+        min=0,
+        help="Seconds from one look at what containers do by themselves to the next: "
+        "one vzlist for all of them. Nova learns within two looks that one has "
+        "stopped, started or been paused. 0: Nova learns it from its own power state "
+        "sync, every ten minutes.",
+    ),
+]
+
 _CONTAINERS = [
     _opt(
         cfg.StrOpt,
@@ -423,6 +435,7 @@ _OPTIONS: list[cfg.Opt] = [
     *_PLACES,
     *_IMAGES,
     *_COMMANDS,
+    *_EVENTS,
     *_CONTAINERS,
     *_CONSOLES,
     *_SNAPSHOTS,

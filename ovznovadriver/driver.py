@@ -28,6 +28,7 @@ from ovznovadriver.compute import (
     console,
     diagnostics,
     errors,
+    events,
     image,
     interfaces,
     lifecycle,
@@ -68,6 +69,7 @@ class OvzDriver(driver.ComputeDriver):  # type: ignore[misc] # nova has no types
         self._consoles: console.Consoles
         self._interfaces: interfaces.Interfaces
         self._diagnostics: diagnostics.Diagnostics
+        self._events: events.Watch | None = None
         self._migrations: migration.Migrations
         self._rescue: rescue.Rescue
         self._snapshots: snapshot.Snapshots
@@ -83,6 +85,7 @@ class OvzDriver(driver.ComputeDriver):  # type: ignore[misc] # nova has no types
         self._node.vzctl.witness = self._consoles
         self._open_subjects(image.ImageCache(self._node))
         self._snapshots.recover()
+        self._events = events.watch(self._node, self.emit_event)
 
     def _open_subjects(self, images: image.ImageCache) -> None:
         node, ports = self._node, self._network
@@ -95,7 +98,9 @@ class OvzDriver(driver.ComputeDriver):  # type: ignore[misc] # nova has no types
         self._snapshots = snapshot.Snapshots(node)
 
     def cleanup_host(self, host: str) -> None:
-        # Nothing is held open: no connection, no thread, no lock.
+        # Nothing else is held open: no connection, no lock.
+        if self._events is not None:
+            self._events.stop()
         self._node.look.forget()
 
     def get_available_nodes(self, refresh: bool = False) -> list[str]:

@@ -10,7 +10,13 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
+import hypothesis
+
 # Nova must set up its threads before any module imports eventlet, which
 # oslo.privsep does: so it comes first in every test process.
 from tests import functional  # noqa: F401 - importing it is what it is for
 from tests.families import pytest_collection_modifyitems  # noqa: F401 - a hook
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("ovz", deadline=None)
+hypothesis.settings.load_profile("ovz")

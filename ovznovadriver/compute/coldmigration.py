@@ -288,14 +288,15 @@ class ColdMigrations:
             self._life.destroy(instance, None, destroy_vifs=False, keep_incoming=True)
 
     def _adopt(self, instance: Any, image_meta: Any, network_info: Any) -> OvzContainer:
+        nics = self._network.nics(instance, network_info)
         try:
             container = servers.find(self._node, instance)
         except nova_exception.InstanceNotFound:
-            nics = self._network.nics(instance, network_info)
             template = emptytemplate.prepare(self._node)
             container = self._life.make(instance, image_meta, template, nics)
         # Were the container removed now, its tree could be this server's.
         transfer.adopt(self._node, container.ovz_id, instance.uuid)
+        servers.describe(self._node, container, instance, network_info, nics)
         return container
 
 

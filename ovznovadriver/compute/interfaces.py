@@ -22,8 +22,6 @@ from oslo_log import log as logging
 from nova import exception as nova_exception
 from ovznovadriver import exception
 from ovznovadriver.compute import (
-    drive,
-    guest,
     host,
     netfiles,
     network,
@@ -173,11 +171,7 @@ class Interfaces:
         """Describe the interfaces to the guest anew."""
         ids = [nic.port_id for nic in nics]
         ports = [vif for vif in instance.get_network_info() if vif["id"] in ids]
-        files = drive.config_drive(instance, ports, nics)
-        with container.tree() as tree:
-            guest.refresh(
-                self._node.executor, servers.place(self._node, tree), files, nics, gone
-            )
+        servers.describe(self._node, container, instance, ports, nics, gone)
 
 
 def _by_port(nics: tuple[spec.Nic, ...], port: str) -> spec.Nic:

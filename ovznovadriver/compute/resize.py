@@ -22,6 +22,8 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
+from oslo_log import log as logging
+
 from nova import exception as nova_exception
 from ovznovadriver import exception
 from ovznovadriver.compute import lifecycle, network, servers, undo
@@ -29,6 +31,8 @@ from ovznovadriver.openvz import node as ovz_node
 from ovznovadriver.openvz import resources
 from ovznovadriver.openvz.container import OvzContainer
 from ovznovadriver.openvz.vzlist import State
+
+LOG = logging.getLogger(__name__)
 
 
 class Resizes:
@@ -127,10 +131,17 @@ class Resizes:
             had: Nova gives it its old flavor back.
         """
         container = servers.find(self._node, instance)
-        if power_on:
-            with undo.Undo(f"resize of {instance.uuid}") as steps:
-                steps.add("the configuration", self._restore, container)
+        with undo.Undo(f"resize of {instance.uuid}") as steps:
+            steps.add("the configuration", self._restore, container)
+            self._describe(container, instance, network_info)
+            if power_on:
                 self._life.boot(container, instance, network_info)
+
+    def _describe(
+        self, container: OvzContainer, instance: Any, network_info: Any
+    ) -> None:
+        nics = self._network.nics(instance, network_info)
+        servers.describe(self._node, container, instance, network_info, nics)
 
     def _apply(self, container: OvzContainer, old: Any, new: Any) -> None:
         sample = self._life.sample(new.extra_specs or {})
@@ -164,6 +175,15 @@ class Resizes:
         container = servers.find(self._node, instance)
         if container.is_kept:
             self._restore(container)
+            try:
+                self._describe(container, instance, network_info)
+            except exception.OvzError as error:
+                # It has its limits back, and that is what counts.
+                LOG.warning(
+                    "The guest is still told of the other flavor: %s",
+                    error,
+                    instance=instance,
+                )
         if power_on:
             self._life.power_on(instance, network_info)
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from nova import exception as nova_exception
 from ovznovadriver import exception
-from ovznovadriver.compute import guest, host
+from ovznovadriver.compute import drive, guest, host, spec
 from ovznovadriver.openvz import node as ovz_node
 from ovznovadriver.openvz import resources
 from ovznovadriver.openvz.container import OvzContainer
@@ -57,6 +57,25 @@ def place(node: ovz_node.Node, tree: tuple[str, str, str]) -> guest.Place:
     """A container's tree, as :meth:`OvzContainer.tree` tells of it, for its guest."""
     uid, gid = node.guest_ids
     return guest.Place(*tree, uid=uid, gid=gid)
+
+
+def describe(
+    node: ovz_node.Node,
+    container: OvzContainer,
+    instance: Any,
+    ports: Any,
+    nics: tuple[spec.Nic, ...],
+    gone: tuple[spec.Nic, ...] = (),
+) -> None:
+    """Tell a server's guest anew, in its tree, what it is and which interfaces it has.
+
+    :param ports: Nova's description of its interfaces
+    :param gone: interfaces that it has no more
+    :raises OvzError: the tree cannot be written to
+    """
+    files = drive.config_drive(instance, ports, nics)
+    with container.tree() as tree:
+        guest.refresh(node.executor, place(node, tree), files, nics, gone)
 
 
 def rescuer(instance_uuid: str) -> str:

@@ -34,6 +34,9 @@ Extra specs of a flavor:
     negative quota is all of the host; 0 is the same as not given
 ``quota:disk_total_bytes_sec``, ``quota:disk_total_iops_sec``
     limits on disk I/O; 0 is none
+``quota:disk_read_bytes_sec``, ``quota:disk_write_bytes_sec``, ``…_iops_sec``
+    OpenVZ limits reads and writes together, so both together get the sum of what is
+    given; not beside the total, as with libvirt
 ``quota:vif_inbound_average``, ``quota:vif_outbound_average``
     bandwidth to the guest and from it, in kilobytes (1000 bytes) a second, as
     libvirt's; 0 is no limit, not even the default
@@ -42,8 +45,8 @@ Extra specs of a flavor:
 ``quota:vif_inbound_burst``, ``quota:vif_outbound_burst``
     how much may go faster than average, in KiB; needs the average
 
-OpenVZ has no counterpart to the other ``quota:`` keys (it does not tell reads
-from writes, for one); they are left to the drivers that they belong to.
+OpenVZ has no counterpart to the other ``quota:`` keys; they are left to the drivers
+that they belong to.
 """
 
 from __future__ import annotations
@@ -413,9 +416,21 @@ def _disk(found: Limits, case: _Case) -> Limits:
         found = replace(found, diskspace=quota)
     return replace(
         found,
-        iolimit=case.spec("quota:disk_total_bytes_sec", 0) or None,
-        iopslimit=case.spec("quota:disk_total_iops_sec", 0) or None,
+        iolimit=_io_limit(case, "bytes_sec"),
+        iopslimit=_io_limit(case, "iops_sec"),
     )
+
+
+def _io_limit(case: _Case, unit: str) -> int | None:
+    """What a container may do of both reads and writes."""
+    key = f"quota:disk_total_{unit}"
+    total = case.spec(key, 0) or 0
+    apart = sum(
+        case.spec(f"quota:disk_{way}_{unit}", 0) or 0 for way in ("read", "write")
+    )
+    if total and apart:
+        raise _invalid(key, str(total), "given beside limits of reads or writes")
+    return total or apart or None
 
 
 def _ioprio(found: Limits, case: _Case) -> Limits:

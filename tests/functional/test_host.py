@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from nova.compute import power_state
 
+from ovznovadriver.compute import events
 from tests.functional import shared
 
 
@@ -71,6 +72,21 @@ class HostTests:
 
         found = self._wait_for_state_change(server, "SHUTOFF")
         assert found["OS-EXT-STS:power_state"] == power_state.SHUTDOWN
+
+    def test_what_a_server_does_by_itself_is_shown_before_the_sync(self) -> None:
+        server = self.boot("web-1")
+        driver = self.driver()
+        watch = events.Watch(driver._node, driver.emit_event, 0)
+        watch.look()
+
+        self.node.run("vzctl", "stop", self.container(server))
+        watch.look()
+        watch.look()
+        self._wait_for_state_change(server, "SHUTOFF")
+
+        # Nova stops such a server for good, so it is the operator's to start.
+        self.api.post_server_action(server["id"], {"os-start": None})
+        self._wait_for_state_change(server, "ACTIVE")
 
     def test_images_of_another_kind_are_not_scheduled_here(self) -> None:
         image = self.glance.add_image(b"", hypervisor_type="qemu", vm_mode="hvm")

@@ -18,7 +18,7 @@ from nova.compute import task_states
 from nova import exception as nova_exception
 from nova import objects
 from ovznovadriver import exception
-from ovznovadriver.compute import resize, undo
+from ovznovadriver.compute import drive, guest, resize, undo
 from tests import support
 from tests.unit.compute import ports
 
@@ -115,6 +115,41 @@ def test_a_revert_gives_the_very_file_back(sim, boot, take, flavor, resizes, ins
     assert sim.conf_text(ctid) == before
     assert sim.state(ctid) == "running"
     assert not list(sim.conf_dir.glob("*.resize"))
+
+
+def test_the_guest_is_told_of_each_flavor(
+    sim, boot, take, flavor, resizes, instance, node, monkeypatch
+):
+    monkeypatch.setattr(
+        drive,
+        "config_drive",
+        lambda one, *_, **__: [("openstack/root", b"%d" % one.flavor.root_gb)],
+    )
+    seed = f"{boot()}/{node.family.tree_dir}/{drive.SEED}/openstack/root"
+    take(flavor())
+    assert (sim.private_dir / seed).read_text() == "2"
+
+    instance.flavor = instance.old_flavor
+    resizes.revert(instance, ports.network_info(), False)
+
+    assert (sim.private_dir / seed).read_text() == "1"
+
+
+def test_a_guest_that_cannot_be_told_is_reverted_all_the_same(
+    sim, boot, take, flavor, resizes, instance, monkeypatch, caplog
+):
+    ctid = boot()
+    take(flavor())
+    instance.flavor = instance.old_flavor
+
+    def full(*_args, **_kwargs):
+        raise exception.DiskFull("no room")
+
+    monkeypatch.setattr(guest, "refresh", full)
+    resizes.revert(instance, ports.network_info(), True)
+
+    assert sim.state(ctid) == "running"
+    assert "still told of the other flavor" in caplog.text
 
 
 def test_a_revert_of_what_did_not_begin_leaves_a_server_running(

@@ -331,13 +331,25 @@ def test_novas_limits_on_disk_io():
     assert none == limits()
 
 
-def test_the_quotas_of_other_drivers_are_left_alone():
-    assert (
-        limits(
-            quota__disk_read_bytes_sec="x", quota__vif_limit="x", quota__cpu_limit="x"
-        )
-        == limits()
+def test_limits_of_reads_and_of_writes_are_one_of_both():
+    found = limits(
+        quota__disk_read_bytes_sec="1000000",
+        quota__disk_write_bytes_sec="500000",
+        quota__disk_write_iops_sec="70",
+        quota__disk_read_iops_sec="0",
     )
+    assert (found.iolimit, found.iopslimit) == (1500000, 70)
+
+
+@pytest.mark.parametrize("way", ["read", "write"])
+def test_a_limit_of_both_and_one_of_a_part_exclude_each_other(way):
+    specs = {f"quota__disk_{way}_iops_sec": "1", "quota__disk_total_iops_sec": "2"}
+    with pytest.raises(exception.InvalidValue, match="disk_total_iops_sec"):
+        limits(**specs)
+
+
+def test_the_quotas_of_other_drivers_are_left_alone():
+    assert limits(quota__vif_limit="x", quota__cpu_limit="x") == limits()
 
 
 @pytest.mark.parametrize(
@@ -366,6 +378,8 @@ def test_the_quotas_of_other_drivers_are_left_alone():
         ("quota:cpu_period", "-1"),
         ("quota:disk_total_bytes_sec", "-1"),
         ("quota:disk_total_iops_sec", "many"),
+        ("quota:disk_read_bytes_sec", "-1"),
+        ("quota:disk_write_iops_sec", "few"),
     ],
 )
 def test_a_bad_extra_spec_is_named_with_its_value(key, value):
@@ -445,6 +459,8 @@ def test_more_memory_never_gives_less_of_anything(flavor, more, host, opts):
                 "quota:cpu_period",
                 "quota:disk_total_bytes_sec",
                 "quota:disk_total_iops_sec",
+                "quota:disk_read_iops_sec",
+                "quota:disk_write_iops_sec",
                 "quota:vif_inbound_average",
                 "quota:vif_inbound_peak",
                 "quota:vif_outbound_average",
