@@ -93,6 +93,25 @@ _PLACES.append(
     )
 )
 
+_PLACES += [
+    cfg.IntOpt(
+        "ctid_first",
+        default=101,
+        min=101,
+        max=2147483644,
+        help="The first of the CTIDs that this host chooses from. A server keeps its "
+        "CTID when it moves live, so give each host CTIDs of its own. Only used by "
+        "vzctl 4.",
+    ),
+    cfg.IntOpt(
+        "ctid_last",
+        default=2147483644,
+        min=101,
+        max=2147483644,
+        help="The last of the CTIDs that this host chooses from. Only used by vzctl 4.",
+    ),
+]
+
 _IMAGES: list[cfg.Opt] = [
     cfg.IntOpt(
         "image_conversion_timeout",
@@ -415,6 +434,15 @@ _MIGRATION = [
         min=1,
         help="How long one pass over a tree may take, in seconds.",
     ),
+    cfg.IntOpt(
+        "live_migration_timeout",
+        default=7200,
+        min=1,
+        max=7 * 86400,
+        help="How long vzmigrate may take for a live migration, in seconds; then it is "
+        "ended. Ended in the moment when the server is frozen, it leaves a server that "
+        "an operator must look after: let it be far more than one ever takes.",
+    ),
     cfg.StrOpt(
         "migration_receiver",
         default="ovz-receive",
@@ -465,10 +493,10 @@ _WITHOUT_EFFECT = {
     "vif_driver": "os-vif plugs ports.",
     "volume_default_fs": "It was never read.",
     "volume_settle_num_tries": "os-brick connects volumes.",
-    "vzmigrate_destroy_source_container_on_migrate": "Servers move by rsync.",
-    "vzmigrate_online_migration": "Servers move by rsync.",
-    "vzmigrate_opts": "Servers move by rsync.",
-    "vzmigrate_verbose_migration_logging": "Servers move by rsync.",
+    "vzmigrate_destroy_source_container_on_migrate": "Nova says how.",
+    "vzmigrate_online_migration": "Nova says how.",
+    "vzmigrate_opts": "Nova says how.",
+    "vzmigrate_verbose_migration_logging": "Nova says how.",
 }
 
 _OPTIONS += [

@@ -32,9 +32,12 @@ from ovznovadriver.compute import (
     image,
     interfaces,
     lifecycle,
+    livemigration,
     migration,
     network,
+    recovery,
     rescue,
+    restart,
     snapshot,
 )
 from ovznovadriver.compute import host as ovz_host
@@ -70,8 +73,10 @@ class OvzDriver(driver.ComputeDriver):  # type: ignore[misc] # nova has no types
         self._interfaces: interfaces.Interfaces
         self._diagnostics: diagnostics.Diagnostics
         self._events: events.Watch | None = None
+        self._live: livemigration.LiveMigrations
         self._migrations: migration.Migrations
         self._rescue: rescue.Rescue
+        self._restart: restart.Restart
         self._snapshots: snapshot.Snapshots
 
     # -- the service ----------------------------------------------------------------
@@ -84,7 +89,7 @@ class OvzDriver(driver.ComputeDriver):  # type: ignore[misc] # nova has no types
         self._consoles = console.Consoles(CONF.openvz.console_socket)
         self._node.vzctl.witness = self._consoles
         self._open_subjects(image.ImageCache(self._node))
-        self._snapshots.recover()
+        recovery.recover(self._node)
         self._events = events.watch(self._node, self.emit_event)
 
     def _open_subjects(self, images: image.ImageCache) -> None:
@@ -93,9 +98,17 @@ class OvzDriver(driver.ComputeDriver):  # type: ignore[misc] # nova has no types
         self._life = lifecycle.Lifecycle(node, ports, images)
         self._interfaces = interfaces.Interfaces(node, ports)
         self._diagnostics = diagnostics.Diagnostics(node, ports)
+        self._live = livemigration.LiveMigrations(node, self._life, ports)
         self._migrations = migration.Migrations(node, self._life, ports)
         self._rescue = rescue.Rescue(node, self._life, ports, images)
+        self._restart = restart.Restart(
+            node, self._life, self._rescue, self._interfaces, ports
+        )
         self._snapshots = snapshot.Snapshots(node)
+
+    def process_instances_at_startup(self, context: Any, instances: Any) -> Any:
+        self._restart.process(context, instances)
+        return instances
 
     def cleanup_host(self, host: str) -> None:
         # Nothing else is held open: no connection, no lock.
@@ -195,9 +208,10 @@ class OvzDriver(driver.ComputeDriver):  # type: ignore[misc] # nova has no types
         destroy_vifs: bool = True,
         destroy_secrets: bool = True,
     ) -> None:
-        self._life.destroy(
+        self._live.clean_up(
             instance,
             network_info,
+            migrate_data,
             destroy_disks=destroy_disks,
             destroy_vifs=destroy_vifs,
         )
@@ -345,6 +359,104 @@ class OvzDriver(driver.ComputeDriver):  # type: ignore[misc] # nova has no types
 
     def delete_instance_files(self, instance: Any) -> bool:
         return self._migrations.forget(instance)
+
+    # -- servers move as they run ---------------------------------------------------
+
+    def check_can_live_migrate_destination(
+        self,
+        context: Any,
+        instance: Any,
+        src_compute_info: Any,
+        dst_compute_info: Any,
+        block_migration: bool | None = False,
+        disk_over_commit: bool | None = False,
+    ) -> Any:
+        address = self.get_host_ip_addr()
+        return self._live.check_destination(instance, address, block_migration)
+
+    def cleanup_live_migration_destination_check(
+        self, context: Any, dest_check_data: Any
+    ) -> None:
+        self._live.end_check(dest_check_data)
+
+    def check_can_live_migrate_source(
+        self,
+        context: Any,
+        instance: Any,
+        dest_check_data: Any,
+        block_device_info: Any = None,
+    ) -> Any:
+        return self._live.check_source(instance, block_device_info, dest_check_data)
+
+    def check_source_migrate_data_at_dest(
+        self,
+        ctxt: Any,
+        instance: Any,
+        migrate_data: Any,
+        migration: Any,
+        limits: Any,
+        allocs: Any,
+    ) -> Any:
+        return self._live.check_number(instance, migrate_data)
+
+    def pre_live_migration(
+        self,
+        context: Any,
+        instance: Any,
+        block_device_info: Any,
+        network_info: Any,
+        disk_info: Any,
+        migrate_data: Any,
+    ) -> Any:
+        return self._live.prepare(instance, network_info, migrate_data)
+
+    def live_migration(
+        self,
+        context: Any,
+        instance: Any,
+        dest: str,
+        post_method: Callable[..., None],
+        recover_method: Callable[..., None],
+        block_migration: bool | None = False,
+        migrate_data: Any = None,
+    ) -> None:
+        self._live.move(
+            context,
+            instance,
+            dest,
+            post_method,
+            recover_method,
+            block_migration,
+            migrate_data,
+        )
+
+    def rollback_live_migration_at_destination(
+        self,
+        context: Any,
+        instance: Any,
+        network_info: Any,
+        block_device_info: Any,
+        destroy_disks: bool = True,
+        migrate_data: Any = None,
+    ) -> None:
+        self._live.roll_back(instance, network_info, migrate_data)
+
+    def post_live_migration_at_source(
+        self, context: Any, instance: Any, network_info: Any
+    ) -> None:
+        self._live.unplug(instance, network_info)
+
+    def post_live_migration_at_destination(
+        self,
+        context: Any,
+        instance: Any,
+        network_info: Any,
+        block_migration: bool | None = False,
+        block_device_info: Any = None,
+    ) -> None:
+        self._live.arrive(instance, network_info)
+
+    # -- in a server ----------------------------------------------------------------
 
     def set_admin_password(self, instance: Any, new_pass: str) -> None:
         self._life.set_admin_password(instance, new_pass)

@@ -158,6 +158,41 @@ class NameInUse(CommandFailed):
     """Another container has that name (exit codes 131 and 137)."""
 
 
+class MoveFailed(CommandFailed):
+    """vzmigrate did not move a container to another host."""
+
+    #: What the operator may do about it.
+    ADVICE = ""
+
+    def _message(self) -> str:
+        message = super()._message()
+        return f"{message}. {self.ADVICE}" if self.ADVICE else message
+
+
+class PeerUnreachable(MoveFailed):
+    """root here cannot reach root on the other host by ssh (exit code 4)."""
+
+    ADVICE = "Let root of this host in there, as root, by an ssh key."
+
+
+class ContainerThere(MoveFailed):
+    """The other host has a container of that CTID (exit code 9)."""
+
+    ADVICE = (
+        "Give each host CTIDs of its own: [openvz]ctid_first and [openvz]ctid_last."
+    )
+
+
+class PeerUnsuitable(MoveFailed):
+    """The container could not run on the other host (exit codes 14 and 16 to 18)."""
+
+
+class MoveLocked(MoveFailed):
+    """Another command holds the container's lock, or left it (exit code 20)."""
+
+    ADVICE = "If the process in the lock file is gone, remove the file."
+
+
 class ContainerNotFound(OvzError):
     """vzlist worked, and the container is not there."""
 

@@ -83,6 +83,7 @@ def _split(args: Sequence[str], asked: str | None) -> tuple[list[str], list[str]
 
     :param asked: SSH_ORIGINAL_COMMAND. Where it is there, the other host may not
         choose the files.
+    :raises CommandRefused: the other host's words have no end
     """
     files = []
     args = list(args)
@@ -90,7 +91,12 @@ def _split(args: Sequence[str], asked: str | None) -> tuple[list[str], list[str]
         files += args[1:2]
         del args[:2]
     if asked is not None:
-        args = shlex.split(asked)[1:]
+        try:
+            args = shlex.split(asked)[1:]
+        except ValueError as error:
+            raise exception.CommandRefused(
+                f"{asked[:100]!a} is no command line: {error}"
+            ) from error
     return files, args
 
 
@@ -190,9 +196,9 @@ def main(args: Sequence[str] | None = None, *, direct: bool | None = None) -> in
     :returns: the exit code: 1 for what went wrong, with a sentence on standard error
     """
     asked_for = os.environ.get("SSH_ORIGINAL_COMMAND")
-    files, words = _split(sys.argv[1:] if args is None else args, asked_for)
-    asked, others = _parse(words)
     try:
+        files, words = _split(sys.argv[1:] if args is None else args, asked_for)
+        asked, others = _parse(words)
         return _answer(
             asked, files, os.geteuid() == 0 if direct is None else direct, others
         )

@@ -323,7 +323,7 @@ def _progress(instance: Any, first: int, last: int) -> Callable[[float], None]:
 def _check_version(disk_info: str) -> None:
     try:
         version = json.loads(disk_info)["version"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise exception.TransferError(
             "what the other host says of the server makes no sense"
         ) from error

@@ -24,6 +24,7 @@ import io
 import os
 import pathlib
 import tarfile
+from collections.abc import Iterator
 
 from ovznovadriver.openvz import node as ovz_node
 
@@ -48,6 +49,14 @@ def prepare(node: ovz_node.Node) -> str:
         fresh.chmod(0o644)
         fresh.replace(path)
     return str(path) if node.family.template_paths else NAME
+
+
+def parts(node: ovz_node.Node) -> Iterator[tuple[pathlib.Path, int]]:
+    """The template's files under way, and the processes that write them."""
+    for path in pathlib.Path(node.paths.templates).glob(f".{NAME}.*"):
+        pid = path.name.rpartition(".")[2]
+        if pid.isdecimal():
+            yield path, int(pid)
 
 
 def _archive(prefix: str) -> bytes:

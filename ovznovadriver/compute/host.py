@@ -73,7 +73,9 @@ def node_options() -> ovz_node.Options:
             create=group.create_timeout,
             start=group.start_timeout,
             stop=group.stop_timeout,
+            move=group.live_migration_timeout,
         ),
+        ctids=(group.ctid_first, group.ctid_last),
         layout=group.layout,
         default_config=group.default_config,
         default_os_hint=group.default_os_hint,
@@ -124,20 +126,9 @@ def open_node(host: str) -> ovz_node.Node:
     :raises ConfigurationError: one sentence that says what to do
     """
     node = ovz_node.Node.open(host, node_options())
-    clear_stale_claims(node)
     warn_of_legacy(node)
     warn_of_hook(node)
     return node
-
-
-def clear_stale_claims(node: ovz_node.Node) -> None:
-    """Give back the CTIDs that a service which is gone claimed and never used."""
-    if node.family.uuid_ctids:
-        return
-    containers = [info.ctid for info in node.look.containers()]
-    artifacts = ovz_container.OvzContainers.list_vz_artifacts(node)
-    numbers = {int(text) for text in (*containers, *artifacts) if text.isdecimal()}
-    node.claims.clear_stale(numbers)
 
 
 def warn_of_legacy(node: ovz_node.Node) -> None:

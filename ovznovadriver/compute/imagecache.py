@@ -120,7 +120,7 @@ class Store:
         try:
             entry = Entry(**json.loads(self._note(image_id).read_bytes()))
             size = self.archive(entry).stat().st_size
-        except (FileNotFoundError, ValueError, TypeError):
+        except (FileNotFoundError, ValueError, TypeError, RecursionError):
             return None
         whole = entry.image_id == image_id and size == entry.file_size
         return entry if whole else None
@@ -197,6 +197,25 @@ class Store:
                 and self.look_up(image_id) is None
             ):
                 self._remove_half(image_id)
+
+    def parts(self) -> list[pathlib.Path]:
+        """The files under way."""
+        return sorted(self._incoming.glob("*.part"))
+
+    def is_busy(self, path: pathlib.Path) -> bool:
+        """Whether somebody works on the image of one of :meth:`parts`."""
+        with self._at_once(path.name.partition(".")[0]) as held:
+            return not held
+
+    def remove_part(self, path: pathlib.Path) -> bool:
+        """Remove one of :meth:`parts` that a dead process has left.
+
+        :returns: whether it is gone: nobody works on its image
+        """
+        with self._at_once(path.name.partition(".")[0]) as held:
+            if held:
+                path.unlink(missing_ok=True)
+            return held
 
     def _remove_half(self, image_id: str) -> None:
         with self._at_once(image_id) as held:

@@ -348,6 +348,9 @@ class Lifecycle:
             self._stop_cleanly(container)
         self.halt(container)
         self.boot(container, instance, network_info)
+        if hard and container.is_kept:
+            # By a resize that was interrupted: Nova has given it up with this.
+            container.forget_kept()
 
     def halt(self, container: OvzContainer) -> None:
         """Stop a container at once, and unmount it."""

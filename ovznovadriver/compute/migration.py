@@ -22,7 +22,13 @@ from oslo_log import log as logging
 
 from nova import objects
 from ovznovadriver import exception
-from ovznovadriver.compute import coldmigration, lifecycle, network, resize
+from ovznovadriver.compute import (
+    coldmigration,
+    lifecycle,
+    livemigration,
+    network,
+    resize,
+)
 from ovznovadriver.openvz import node as ovz_node
 
 CONF = nova.conf.CONF
@@ -45,6 +51,7 @@ class Migrations:
         self._life = life
         self._resizes = resize.Resizes(node, life, network)
         self._cold = coldmigration.ColdMigrations(node, life, network, self._resizes)
+        self._live = livemigration.LiveMigrations(node, life, network)
 
     def leave(
         self,
@@ -114,6 +121,7 @@ class Migrations:
         :param hard: from any state, at once; otherwise its init stops it cleanly
         """
         if hard:
+            self._live.adopt(instance)
             self._cold.complete(context, instance, network_info)
         self._life.reboot(instance, network_info, hard)
 

@@ -114,6 +114,12 @@ class Rescue:
         self._settle(container)
         self._life.boot(container, instance, instance.get_network_info())
 
+    def settle(self, instance: Any) -> None:
+        """Stop a server, and let it have its own tree, whatever was under way."""
+        container = servers.find(self._node, instance)
+        self._life.halt(container)
+        self._settle(container)
+
     @staticmethod
     def _settle(container: OvzContainer) -> None:
         """Let a stopped container have its own tree, and nothing else be there."""

@@ -23,6 +23,7 @@ What lies between is a directory that only the user of nova-compute can enter::
     spool   a file: what is packed while a running container is frozen
     second  a FIFO: what of it the file has no room for
     frozen  is there while the container is frozen by us
+    owner   which process takes the snapshot
 
 So how long a container is frozen depends on what has changed in it and on the local
 disk, not on Glance, until the spool is full. The stream is what the three hold, one
@@ -51,6 +52,7 @@ from oslo_log import log as logging
 from nova import exception as nova_exception
 from ovznovadriver import exception
 from ovznovadriver.compute import servers
+from ovznovadriver.openvz import ctid
 from ovznovadriver.openvz import node as ovz_node
 from ovznovadriver.openvz.container import OvzContainer, OvzContainers
 from ovznovadriver.openvz.vzlist import State
@@ -339,6 +341,51 @@ class _Progress(threading.Thread):
                 return
 
 
+def abandoned(host: str) -> list[pathlib.Path]:
+    """What a nova-compute that died while it took snapshots has left of them.
+
+    :param host: the Nova host; what another one has under way stays
+    """
+    directory = pathlib.Path(CONF.openvz.snapshot_dir)
+    if not directory.is_dir():
+        return []
+    places = (path for path in directory.iterdir() if path.is_dir())
+    return sorted(place for place in places if _is_left(place, host))
+
+
+def under_way(host: str) -> list[pathlib.Path]:
+    """The directories of snapshots that a service which runs takes now."""
+    directory = pathlib.Path(CONF.openvz.snapshot_dir)
+    places = sorted(directory.iterdir()) if directory.is_dir() else []
+    owners = [(place, ctid.Owner.read(place / "owner")) for place in places]
+    return [
+        place
+        for place, owner in owners
+        if owner is not None and owner.host == host and owner.is_alive()
+    ]
+
+
+def _is_left(place: pathlib.Path, host: str) -> bool:
+    owner = ctid.Owner.read(place / "owner")
+    if owner is None:
+        return True
+    # A service that starts has none under way.
+    mine = owner.pid == os.getpid() or not owner.is_alive()
+    return owner.host == host and mine
+
+
+def clear(node: ovz_node.Node, place: pathlib.Path) -> None:
+    """Remove one of :func:`abandoned`; a container that it had frozen runs on.
+
+    :raises OvzError: it stays frozen, and is tried again the next time
+    """
+    if (place / "frozen").exists():
+        for container in OvzContainers.list(node):
+            if container.uuid == place.name:
+                container.thaw()
+    shutil.rmtree(place, ignore_errors=True)
+
+
 class Snapshots:
     """Takes the images of this node's servers."""
 
@@ -346,31 +393,6 @@ class Snapshots:
         self._node = node
         self._directory = pathlib.Path(CONF.openvz.snapshot_dir)
         self._api = glance.API()
-
-    def recover(self) -> None:
-        """Clean up after a nova-compute that died while it took snapshots.
-
-        A container that it had frozen runs on.
-        """
-        if not self._directory.is_dir():
-            return
-        for place in self._directory.iterdir():
-            if (place / "frozen").exists():
-                self._thaw(place.name)
-            shutil.rmtree(place, ignore_errors=True)
-
-    def _thaw(self, uuid: str) -> None:
-        for container in OvzContainers.list(self._node):
-            if container.uuid != uuid or container.state is not State.PAUSED:
-                continue
-            LOG.warning(
-                "Container %s was left frozen by a snapshot; it is to run on",
-                container.ovz_id,
-            )
-            try:
-                container.unpause()
-            except exception.OvzError:
-                LOG.exception("Container %s stays frozen", container.ovz_id)
 
     def take(
         self,
@@ -483,6 +505,7 @@ class Snapshots:
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(mode=0o700)
         try:
+            ctid.Owner.this_process(uuid, self._node.host).write(place / "owner")
             (place / "spool").touch(mode=0o600)
             yield place
         finally:
@@ -490,6 +513,7 @@ class Snapshots:
                 (place / name).unlink(missing_ok=True)
             # One that could not be unfrozen is tried again when the service starts.
             if not (place / "frozen").exists():
+                (place / "owner").unlink(missing_ok=True)
                 place.rmdir()
 
 

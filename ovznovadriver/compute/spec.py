@@ -366,8 +366,12 @@ def _nic_name(text: str) -> str:
     return text
 
 
-def _devname(text: str) -> str:
-    if len(text) > MAX_DEVNAME or not _DEVNAME.fullmatch(text):
+def _devname(text: object) -> str:
+    if (
+        not isinstance(text, str)
+        or len(text) > MAX_DEVNAME
+        or not _DEVNAME.fullmatch(text)
+    ):
         raise exception.InvalidValue(
             f"{text!r} is not an interface name of at most {MAX_DEVNAME} characters"
         )

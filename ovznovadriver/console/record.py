@@ -77,7 +77,7 @@ class Kept:
             self._written = Record(**{key: found[key] for key in _TYPES})
         except FileNotFoundError:
             LOG.debug("%s is made anew", self._path)
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             # Its log goes on; a port is chosen anew.
             LOG.warning("%s cannot be read and is made anew: %r", self._path, error)
         self.record = dataclasses.replace(self._written)

@@ -71,7 +71,10 @@ class _Peer:
             if not isinstance(request, dict):
                 raise ValueError("it is no object")
             self._server.handle(request, self.reply)
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+        except (
+            *(ValueError, TypeError, KeyError),
+            *(OverflowError, RecursionError),
+        ) as error:
             self.reply({"error": "ConsoleError", "message": f"bad request: {error!r}"})
         except (exception.OvzError, OSError) as error:
             self.reply({"error": type(error).__name__, "message": str(error)})
@@ -132,7 +135,8 @@ class Server:
             os.umask(umask)
         if gid is not None:
             os.chown(path, -1, gid)
-            os.chmod(path, 0o660)
+            # The group is who may ask.
+            os.chmod(path, 0o660)  # nosec B103
         self._socket.listen(MOST)
         self._socket.setblocking(False)
         self._accepting()

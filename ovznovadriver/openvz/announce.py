@@ -146,7 +146,7 @@ def _packet_socket(path: str) -> socket.socket | None:
     happen there.
     """
     try:
-        theirs = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        theirs = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     try:

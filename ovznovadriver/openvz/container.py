@@ -19,13 +19,13 @@ global options, these take from the node that they are given.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 
 from oslo_log import log as logging
 
 from ovznovadriver import exception
 from ovznovadriver.openvz import (
+    ctid,
     hostends,
     metadata,
     resources,
@@ -124,6 +124,7 @@ class OvzContainer(settings.ContainerSettings):
                 container.save_ovz_metadata()
                 if configure is not None:
                     configure(container)
+            node.claims.note(container.ovz_id, ctid.MADE)
         except Exception:
             container._undo_create()
             raise
@@ -152,7 +153,7 @@ class OvzContainer(settings.ContainerSettings):
                     f"a container {uuid} is on this node already; where the CTID is"
                     " the instance's UUID, a node cannot hold a server twice"
                 )
-            return uuid
+            return node.claims.claim_uuid(uuid)
 
         def in_use() -> set[int]:
             known = node.look.containers()
@@ -199,8 +200,9 @@ class OvzContainer(settings.ContainerSettings):
     def find_remains(cls, node: ovz_node.Node, uuid: str) -> OvzContainer | None:
         """Whatever there is of an instance's container, be it half made.
 
-        That is a container tagged for it; or, tagged for nobody, one whose CTID is
-        claimed for the instance or is its UUID.
+        That is a container tagged for it; or one whose CTID is claimed for the
+        instance or is its UUID, and which is tagged for nobody, or comes from another
+        host by a live migration and bears that host's tag.
 
         :raises MalformedOutput: vzlist cannot say
         :raises CommandFailed: vzlist failed
@@ -214,15 +216,17 @@ class OvzContainer(settings.ContainerSettings):
             if (container.uuid, container.host) == (uuid, node.host):
                 return container
             tagged[info.ctid] = container
-        if node.family.uuid_ctids:
+        claimed = node.claims.find(uuid)
+        if node.family.uuid_ctids and not claimed:
+            # A driver that claimed no UUIDs may have made it.
             there = uuid in OvzContainers.list_vz_artifacts(node)
-            ctids = [uuid] if there else []
-        else:
-            ctids = node.claims.find(uuid)
-        # One that bears a tag is another's container by now.
-        for number in ctids:
+            claimed = [uuid] if there else []
+        for number in claimed:
             if number not in tagged:
                 return cls(node, number, uuid=uuid, info=known.get(number))
+            # One that bears another tag is another's container by now.
+            if tagged[number].uuid == uuid and node.claims.has(number, ctid.ARRIVING):
+                return tagged[number]
         return None
 
     @classmethod
@@ -325,13 +329,34 @@ class OvzContainer(settings.ContainerSettings):
 
     def pause(self) -> None:
         """Freeze it in memory."""
-        self.node.vzctl.pause(self.ovz_id)
+        paused = self.node.claims.is_paused(self.ovz_id)
+        # Before: were this process killed in between, nobody would know of it.
         self._note_paused(True)
+        try:
+            self.node.vzctl.pause(self.ovz_id)
+        except exception.CommandFailed:
+            self._note_paused(paused)
+            raise
+        self._info = None
 
     def unpause(self) -> None:
         """Let it run on."""
         self.node.vzctl.unpause(self.ovz_id)
         self._note_paused(False)
+
+    def thaw(self) -> None:
+        """Let it run on, whether or not it is frozen, which may not be known."""
+        if self.node.family.lists_paused:
+            if self.refresh() is vzlist.State.PAUSED:
+                self.unpause()
+            return
+        try:
+            self.unpause()
+        except (exception.CommandTimedOut, exception.ContainerLocked):
+            raise
+        except exception.CommandFailed as error:
+            LOG.debug("Container %s was not frozen: %s", self.ovz_id, error)
+            self._note_paused(False)
 
     def suspend(self) -> None:
         """Write its memory to disk and stop it."""
@@ -405,16 +430,18 @@ class OvzContainer(settings.ContainerSettings):
         :param uuid: what stands for an instance's UUID
         :raises ClaimError: there is no CTID for it
         """
-        node = self.node
-        known = [uuid] if node.family.uuid_ctids else node.claims.find(uuid)
-        ctid = known[0] if known else self.get_next_id(node, uuid)
-        return OvzContainer(node, ctid, uuid=uuid)
+        claims = self.node.claims
+        known = claims.find(uuid)
+        if known:
+            number = known[0]
+        elif self.node.family.uuid_ctids:
+            number = claims.claim_uuid(uuid)
+        else:
+            number = self.get_next_id(self.node, uuid)
+        return OvzContainer(self.node, number, uuid=uuid)
 
     def has_helper(self, uuid: str) -> bool:
         """Whether anything may be there of :meth:`helper`."""
-        if self.node.family.uuid_ctids:
-            conf = os.path.join(self.node.paths.conf, f"{uuid}.conf")
-            return os.path.lexists(conf)
         return bool(self.node.claims.find(uuid))
 
     def make_helper(self, uuid: str, image: str) -> OvzContainer:
@@ -460,12 +487,13 @@ class OvzContainer(settings.ContainerSettings):
         :raises ContainerRunning: it must be stopped first
         :raises CleanupFailed: vzctl destroyed it, and some left-overs remain
         """
+        self.node.claims.note(self.ovz_id, ctid.REMOVING)
         try:
             self._destroy()
         except exception.ContainerConfigMissing:
             LOG.debug("Container %s has no configuration any more", self.ovz_id)
         # One that halted by itself was not stopped.
-        self.wiring.drop(self.wiring.kept())
+        self.wiring.drop_pairs()
         dirs = {**self.node.artifact_dirs(), "cgroup": self.node.paths.cgroup}
         failures: CtidList = self.node.executor.call(
             "remove_container", dirs=dirs, ctid=self.ovz_id

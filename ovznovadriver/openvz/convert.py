@@ -208,7 +208,7 @@ def convert(
     program = way.arguments[0]
     with (
         # Sockets and overlays, which a program that is ended leaves behind.
-        tempfile.TemporaryDirectory(prefix="ovz-") as scratch,
+        tempfile.TemporaryDirectory(prefix=f"ovz-{os.getpid()}-") as scratch,
         gzip.GzipFile("", "wb", _GZIP_LEVEL, target, mtime=0) as packed,
     ):
         env = {

@@ -13,21 +13,31 @@
 """Choosing a CTID that nobody else can choose.
 
 A CTID is claimed by creating ``<lock_dir>/<ctid>``: whoever made that directory
-owns the number. It stays until the container is destroyed, so that a host that
+owns the CTID. It stays until the container is destroyed, so that a host that
 looked a moment too early cannot take the number again. What is in it says who
 claimed, for whom, and from which process.
 
-The lock around the search only saves work; what decides is that ``mkdir`` succeeds
-once. So it also holds between hosts that share the directory.
+The lock around the search only saves work; what decides is that a directory with an
+owner in it is renamed to the CTID once. So it also holds between hosts that share the
+directory.
+
+A claim also says how far its container is: ``made`` is there from when it was tagged,
+``removing`` from before it is destroyed. By these a service that starts knows what one
+that was killed has left half made or half removed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import json
 import os
 import pathlib
+import secrets
 import shutil
+import time
+import urllib.parse
 from collections.abc import Callable, Iterable, Iterator
 
 from oslo_concurrency import lockutils
@@ -41,8 +51,22 @@ LOG = logging.getLogger(__name__)
 #: OpenVZ reserves the numbers up to 100, though vzctl accepts them.
 FIRST_CTID = 101
 
+#: What a claim says of its container: it was tagged, it comes from another host and is
+#: not tagged for this one yet, and it is being removed.
+MADE = "made"
+ARRIVING = "arriving"
+REMOVING = "removing"
+
 _OWNER = "owner"
 _PAUSED = "paused"
+# Claims on their way: not complete yet, and given back.
+_NEW = ".new-"
+_GONE = ".gone-"
+_LOCKS = ".lock"
+_SERVICE = "service-"
+#: Seconds after which a claim that says nothing is not just coming into being.
+_COMING = 3600
+_TAKEN = frozenset({errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR})
 
 
 def _boot_id() -> str:
@@ -50,13 +74,22 @@ def _boot_id() -> str:
 
 
 def _start_time(pid: int) -> int | None:
-    """When a process began, in clock ticks since boot; None when it is gone."""
+    """When a process began, in clock ticks since boot; None when it is gone.
+
+    One that has ended and that its parent has not asked about (a zombie) is gone.
+    """
     try:
         stat = pathlib.Path(f"/proc/{pid}/stat").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return None
     # The command's name, in parentheses, may hold anything.
-    return int(stat.rpartition(b")")[2].split()[19])
+    fields = stat.rpartition(b")")[2].split()
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process runs, of whatever user."""
+    return _start_time(pid) is not None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +117,25 @@ class Owner:
             raise exception.ClaimError("/proc does not show this process")
         return cls(uuid, host, pid, started, _boot_id())
 
+    @classmethod
+    def read(cls, path: pathlib.Path) -> Owner | None:
+        """What :meth:`write` wrote; None for anything else, and where nothing is."""
+        try:
+            found = cls(**json.loads(path.read_text()))
+        except (
+            *(FileNotFoundError, NotADirectoryError),
+            *(ValueError, TypeError, RecursionError),
+        ):
+            return None
+        texts = (found.uuid, found.host, found.boot_id)
+        numbers = (found.pid, found.started)
+        whole = all(isinstance(text, str) for text in texts)
+        return found if whole and all(type(n) is int for n in numbers) else None
+
+    def write(self, path: pathlib.Path) -> None:
+        """Put it down in a file."""
+        path.write_text(json.dumps(dataclasses.asdict(self)))
+
     def is_alive(self) -> bool:
         """Whether the process that claimed still runs, on this node."""
         return self.boot_id == _boot_id() and _start_time(self.pid) == self.started
@@ -94,49 +146,103 @@ class Claims:
 
     :param directory: the lock directory; it exists
     :param host: the Nova host that claims here
+    :param bounds: the first and the last CTID that it may choose; None for all
     """
 
-    def __init__(self, directory: str, host: str) -> None:
+    def __init__(
+        self, directory: str, host: str, bounds: tuple[int, int] | None = None
+    ) -> None:
         self._directory = pathlib.Path(directory)
         self._host = host
+        self._first, self._last = bounds or (FIRST_CTID, command.MAX_CTID)
 
     def claim(self, uuid: str, in_use: Callable[[], Iterable[int]]) -> str:
-        """Claim the CTID after the highest one in use.
+        """Claim the CTID after the highest one in use, or the first that is free.
 
         :param uuid: the instance that it is for
         :param in_use: tells the CTIDs that are taken; called while nobody else on
             this node claims
         :raises NoFreeCtid: there is none left
         """
-        with lockutils.lock(
-            "claim", external=True, lock_path=str(self._directory / ".lock")
-        ):
+        with self._alone():
             taken = {*in_use(), *self.numbers()}
             for number in self._candidates(taken):
                 if self._take(number, uuid):
                     return str(number)
         raise exception.NoFreeCtid(
-            f"all CTIDs from {FIRST_CTID} to {command.MAX_CTID} are in use"
+            f"all CTIDs from {self._first} to {self._last} are in use"
         )
 
-    def _candidates(self, taken: set[int]) -> Iterator[int]:
-        highest = max((n for n in taken if n >= FIRST_CTID), default=FIRST_CTID - 1)
-        yield from range(highest + 1, command.MAX_CTID + 1)
-        # Somebody took the highest number there is: use the gaps below it.
-        gaps = range(FIRST_CTID, min(highest, command.MAX_CTID + 1))
-        yield from (number for number in gaps if number not in taken)
+    def claim_this(
+        self, ctid: str, uuid: str, in_use: Callable[[], Iterable[int]]
+    ) -> None:
+        """Claim the CTID of a container that comes here from another host, as it runs.
 
-    def _take(self, number: int, uuid: str) -> bool:
+        It need not be one that this host would choose.
+
+        :param uuid: the instance that it is for
+        :param in_use: as for :meth:`claim`
+        :raises ClaimError: it is taken
+        """
+        with self._alone():
+            if int(ctid) in in_use() or not self._take(int(ctid), uuid):
+                raise exception.ClaimError(f"CTID {ctid} is taken on {self._host}")
+            self.note(ctid, ARRIVING)
+
+    def adopt(self, ctid: str, uuid: str) -> None:
+        """Claim the CTID of a container that is there already, for an instance.
+
+        :raises ClaimError: it is another host's, or another instance's
+        """
+        if not self._take(ctid, uuid):
+            owner = self.owner(ctid)
+            if owner is None or (owner.host, owner.uuid) != (self._host, uuid):
+                raise exception.ClaimError(f"CTID {ctid} is claimed for another one")
+        self.note(ctid, MADE)
+
+    def _alone(self) -> contextlib.AbstractContextManager[object]:
+        lock: contextlib.AbstractContextManager[object] = lockutils.lock(
+            "claim", external=True, lock_path=str(self._directory / _LOCKS)
+        )
+        return lock
+
+    def _candidates(self, taken: set[int]) -> Iterator[int]:
+        first, last = self._first, self._last
+        ours = (number for number in taken if first <= number <= last)
+        highest = max(ours, default=first - 1)
+        yield from range(highest + 1, last + 1)
+        # Somebody took the highest number there is: use the gaps below it.
+        yield from (number for number in range(first, highest) if number not in taken)
+
+    def claim_uuid(self, uuid: str) -> str:
+        """Claim a CTID that is an instance's UUID.
+
+        What this host claimed for it before is claimed anew.
+
+        :raises ClaimError: another host has claimed it, or a process that runs
+        """
+        known = self.owner(uuid)
+        if known is not None and known.host == self._host and not known.is_alive():
+            self.release(uuid)
+        if not self._take(uuid, uuid):
+            whose = f"host {known.host}" if known else "somebody"
+            raise exception.ClaimError(f"CTID {uuid} is claimed by {whose} already")
+        return uuid
+
+    def _take(self, number: int | str, uuid: str) -> bool:
         place = self._directory / str(number)
-        try:
-            place.mkdir(mode=0o755)
-        except FileExistsError:
+        if os.path.lexists(place):
             return False
+        fresh = self._directory / f"{_NEW}{secrets.token_hex(8)}"
+        fresh.mkdir(mode=0o755)
         try:
-            owner = Owner.this_process(uuid, self._host)
-            (place / _OWNER).write_text(json.dumps(dataclasses.asdict(owner)))
-        except (OSError, exception.ClaimError):
-            shutil.rmtree(place)
+            Owner.this_process(uuid, self._host).write(fresh / _OWNER)
+            # With its owner in it: one that is empty could be replaced so.
+            fresh.rename(place)
+        except BaseException as error:
+            shutil.rmtree(fresh, ignore_errors=True)
+            if isinstance(error, OSError) and error.errno in _TAKEN:
+                return False
             raise
         return True
 
@@ -148,18 +254,18 @@ class Claims:
             if name.isdecimal() and command.is_ctid(name)
         }
 
+    def ctids(self) -> list[str]:
+        """The claimed CTIDs, numbers and UUIDs."""
+        found = filter(command.is_ctid, os.listdir(self._directory))
+        return sorted(found, key=lambda ctid: (len(ctid), ctid))
+
     def owner(self, ctid: str) -> Owner | None:
         """Who claimed a CTID; None when the claim does not say, or there is none."""
-        try:
-            text = (self._directory / ctid / _OWNER).read_text()
-            return Owner(**json.loads(text))
-        except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
-            return None
+        return Owner.read(self._directory / ctid / _OWNER)
 
     def find(self, uuid: str) -> list[str]:
         """The CTIDs that this host claimed for an instance."""
-        ctids = [str(number) for number in sorted(self.numbers())]
-        owners = [(ctid, self.owner(ctid)) for ctid in ctids]
+        owners = [(ctid, self.owner(ctid)) for ctid in self.ctids()]
         return [
             ctid
             for ctid, owner in owners
@@ -179,28 +285,79 @@ class Claims:
             raise exception.ClaimError(
                 f"CTID {ctid} is claimed by host {owner.host}, not by {self._host}"
             )
-        shutil.rmtree(place)
+        # At once: half of a claim would say nothing, and stay.
+        gone = self._directory / f"{_GONE}{secrets.token_hex(8)}"
+        place.rename(gone)
+        shutil.rmtree(gone)
 
-    def clear_stale(self, in_use: Iterable[int]) -> list[str]:
-        """Give back what a crash left: claims of this host whose process is gone.
+    def is_abandoned(self, ctid: str) -> bool:
+        """Whether this host claimed a CTID, by a process that is gone."""
+        owner = self.owner(ctid)
+        # One without an owner may be anybody's.
+        return owner is not None and owner.host == self._host and not owner.is_alive()
 
-        :param in_use: CTIDs of which a container or a left-over is there
-        :returns: the CTIDs given back
+    def note(self, ctid: str, mark: str) -> None:
+        """Put down how far a container is; nothing happens without a claim.
+
+        :param mark: :data:`MADE`, :data:`ARRIVING` or :data:`REMOVING`
         """
-        cleared = []
-        for number in sorted(self.numbers() - set(in_use)):
-            owner = self.owner(str(number))
-            # One without an owner may just be coming into being elsewhere.
-            if owner is None or owner.host != self._host or owner.is_alive():
-                continue
-            shutil.rmtree(self._directory / str(number))
-            LOG.warning(
-                "CTID %(ctid)s was claimed for instance %(uuid)s by a process that is "
-                "gone, and no container has it: given back",
-                {"ctid": number, "uuid": owner.uuid},
-            )
-            cleared.append(str(number))
-        return cleared
+        place = self._directory / ctid
+        if place.is_dir():
+            (place / mark).touch()
+
+    def has(self, ctid: str, mark: str) -> bool:
+        """Whether a container is so far."""
+        return (self._directory / ctid / mark).exists()
+
+    # -- what a killed process leaves -------------------------------------------------
+
+    def parts(self) -> list[str]:
+        """The names of claims that came half into being, or went half."""
+        return sorted(filter(self._is_part, os.listdir(self._directory)))
+
+    def _is_part(self, name: str) -> bool:
+        if name.startswith(_NEW) and self.owner(name) is None:
+            return self._is_old(name)
+        return name.startswith(_GONE) or (
+            name.startswith(_NEW) and self.is_abandoned(name)
+        )
+
+    def remove_part(self, name: str) -> None:
+        """Remove one of :meth:`parts`."""
+        if name.startswith((_NEW, _GONE)):
+            shutil.rmtree(self._directory / name, ignore_errors=True)
+
+    def unsigned(self) -> list[str]:
+        """The CTIDs whose claim does not say whose it is, and will not."""
+        return [
+            ctid for ctid in self.ctids() if not self.owner(ctid) and self._is_old(ctid)
+        ]
+
+    def _is_old(self, name: str) -> bool:
+        try:
+            changed = (self._directory / name).stat().st_mtime
+        except FileNotFoundError:
+            return False
+        return changed < time.time() - _COMING
+
+    # -- the service itself -----------------------------------------------------------
+
+    @property
+    def _service(self) -> pathlib.Path:
+        name = _SERVICE + urllib.parse.quote(self._host, safe="")
+        return self._directory / _LOCKS / name
+
+    def serve(self) -> None:
+        """Put down that this process is this host's service."""
+        fresh = self._service.with_name(f"{self._service.name}.new")
+        fresh.parent.mkdir(exist_ok=True)
+        Owner.this_process("", self._host).write(fresh)
+        fresh.rename(self._service)
+
+    def served_by(self) -> int | None:
+        """The process that is this host's service; None when there is none."""
+        owner = Owner.read(self._service)
+        return owner.pid if owner is not None and owner.is_alive() else None
 
     def note_paused(self, ctid: str, paused: bool) -> None:
         """Remember that a container is paused, where vzlist cannot tell."""

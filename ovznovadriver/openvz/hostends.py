@@ -185,26 +185,15 @@ def read(base: str, ctid: str) -> tuple[HostEnd, ...]:
 
     :param base: the directory of the containers' configurations
     :raises InvalidValue: the file holds something else
+    :raises UnsafePath: it is no plain file, or too large
     :raises OvzError: it cannot be read
     """
-    name = _file_name(ctid)
-    with tree.named_errors("read", f"{base}/{name}"):
+    path = os.path.join(base, _file_name(ctid))
+    with tree.named_errors("read", path):
         try:
-            directory = tree.open_base(base)
+            content, _ = tree.read_plain(path, _MAX_FILE)
         except FileNotFoundError:
             return ()
-        try:
-            descriptor = os.open(
-                name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory
-            )
-        except FileNotFoundError:
-            return ()
-        finally:
-            os.close(directory)
-        with os.fdopen(descriptor, "rb") as stream:
-            content = stream.read(_MAX_FILE + 1)
-    if len(content) > _MAX_FILE:
-        raise exception.InvalidValue(f"{base}/{name} is larger than {_MAX_FILE} bytes")
     return decode(content.decode(errors="replace"))
 
 
@@ -476,7 +465,7 @@ def check_host_ends(
 def _lacks_limits(base: str, ctid: str, qdiscs: Mapping[str, shaping.Qdiscs]) -> bool:
     try:
         ends = read(base, ctid)
-    except exception.InvalidValue:
+    except (exception.InvalidValue, exception.UnsafePath):
         return True
     return any(
         shaping.missing(end.host_ifname, end.inbound, end.outbound, qdiscs)

@@ -48,6 +48,8 @@ _PROOF_PREFIX = ".ovz-proof-"
 _PROOF = re.compile(r"\.ovz-proof-[0-9a-f]{32}")
 #: Seconds after which a proof is a left-over.
 _PROOF_LIFE = 3600
+#: Characters; Nova's database has room for as many.
+_MAX_HOST = 255
 _KEY = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _LOCK_PAUSE = 0.1
 
@@ -128,9 +130,7 @@ def adopt_incoming(*, dirs: dict[str, str], ctid: str, sub: str, key: str) -> No
     :raises TransferError: nothing has come under this key
     """
     name = checked_key(key)
-    if sub not in tree.SUBDIRECTORIES:
-        raise exception.UnsafePath(f"{sub!r} is not a place of a root directory")
-    place = "/".join(filter(None, (tree.checked_ctid(ctid), sub)))
+    place = "/".join(filter(None, (tree.checked_ctid(ctid), tree.checked_sub(sub))))
     with _opened(dirs["private"], "") as parent, tree.named_errors("adopt", name):
         try:
             holder = os.open(name, tree.OPEN_DIR, dir_fd=parent)
@@ -169,7 +169,7 @@ def _adopt(parent: int, holder: int, name: str, place: str) -> None:
 
 
 def _mark(parent: int, name: str) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     os.close(os.open(name + _ADOPTED, flags, 0o600, dir_fd=parent))
 
 
@@ -220,10 +220,28 @@ def list_incoming(*, dirs: dict[str, str]) -> list[str]:
 
     :param dirs: private
     """
-    with tree.named_errors("list", dirs["private"]):
-        names = os.listdir(dirs["private"])
-    keys = [n.removeprefix(PREFIX) for n in names if n.startswith(PREFIX)]
-    return sorted(key for key in keys if _KEY.fullmatch(key))
+    return keys(dirs["private"])
+
+
+def keys(private: str) -> list[str]:
+    """The keys of the trees in a directory of private areas, sorted."""
+    return _keys(private, "")
+
+
+def marks(private: str) -> list[str]:
+    """The keys that are marked as adopted in a directory of private areas, sorted."""
+    return _keys(private, _ADOPTED)
+
+
+def _keys(private: str, suffix: str) -> list[str]:
+    with tree.named_errors("list", private):
+        names = os.listdir(private)
+    found = [
+        name.removeprefix(PREFIX).removesuffix(suffix)
+        for name in names
+        if name.startswith(PREFIX) and name.endswith(suffix)
+    ]
+    return sorted(key for key in found if _KEY.fullmatch(key))
 
 
 def tree_size(*, base: str, ctid: str, sub: str) -> int:
@@ -235,12 +253,16 @@ def tree_size(*, base: str, ctid: str, sub: str) -> int:
 # -- whether two hosts see the same directory ---------------------------------
 
 
-def plant_proof(*, dirs: dict[str, str]) -> str:
+def plant_proof(*, dirs: dict[str, str], host: str = "") -> str:
     """Make a file of a name that nobody can guess; left-overs of others go.
 
     :param dirs: private
+    :param host: the Nova host that makes it, so that it can clean up after itself
     :returns: its name
+    :raises InvalidValue: that is not what a host is called
     """
+    if len(host) > _MAX_HOST or not host.isprintable():
+        raise exception.InvalidValue(f"{host[:100]!a} is not the name of a host")
     name = _PROOF_PREFIX + secrets.token_hex(16)
     with _opened(dirs["private"], "") as parent, tree.named_errors("make", name):
         for other in filter(_PROOF.fullmatch, os.listdir(parent)):
@@ -249,13 +271,30 @@ def plant_proof(*, dirs: dict[str, str]) -> str:
                 if info.st_mtime < time.time() - _PROOF_LIFE:
                     os.unlink(other, dir_fd=parent)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        descriptor = os.open(name, flags, 0o600, dir_fd=parent)
-        os.close(descriptor)
+        with os.fdopen(os.open(name, flags, 0o600, dir_fd=parent), "wb") as stream:
+            stream.write(host.encode())
     return name
 
 
-def _checked_proof(name: str) -> str:
-    if not _PROOF.fullmatch(name):
+def proofs(private: str) -> dict[str, str]:
+    """The proofs in a directory of private areas, and the hosts that made them."""
+    found = {}
+    with tree.named_errors("list", private):
+        names = sorted(filter(_PROOF.fullmatch, os.listdir(private)))
+    for name in names:
+        with contextlib.suppress(OSError):
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            descriptor = os.open(f"{private}/{name}", flags)
+            try:
+                said = os.read(descriptor, 4 * _MAX_HOST)
+            finally:
+                os.close(descriptor)
+            found[name] = said.decode(errors="replace")
+    return found
+
+
+def _checked_proof(name: object) -> str:
+    if not isinstance(name, str) or not _PROOF.fullmatch(name):
         raise exception.CommandRefused(f"{name!r} is not the name of a proof")
     return name
 

@@ -22,7 +22,6 @@ These verbs run as the host's root, as those of rootfs.py do.
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Mapping
 
 from ovznovadriver import exception
@@ -30,8 +29,6 @@ from ovznovadriver.openvz import tree
 
 #: Bytes; vzctl's own are about one thousand.
 _LIMIT = 1 << 20
-
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 def kept_path(directory: str, ctid: str) -> str:
@@ -55,16 +52,6 @@ def _conf_path(dirs: Mapping[str, str], ctid: str) -> str:
     return os.path.join(area, "ve.conf")
 
 
-def _read(path: str) -> tuple[bytes, int]:
-    """What is in a file, and its mode."""
-    with open(os.open(path, _READ), "rb") as file:
-        mode = os.fstat(file.fileno()).st_mode
-        content = file.read(_LIMIT + 1)
-    if not stat.S_ISREG(mode) or len(content) > _LIMIT:
-        raise exception.UnsafePath(f"{path!r} is no configuration file")
-    return content, stat.S_IMODE(mode)
-
-
 def keep_conf(*, dirs: dict[str, str], ctid: str) -> None:
     """Keep a container's configuration as it is now.
 
@@ -72,7 +59,7 @@ def keep_conf(*, dirs: dict[str, str], ctid: str) -> None:
     :raises OvzError: it has none
     """
     with tree.named_errors("keep the configuration of", ctid):
-        content, mode = _read(_conf_path(dirs, ctid))
+        content, mode = tree.read_plain(_conf_path(dirs, ctid), _LIMIT)
         tree.replace_file(kept_path(dirs["conf"], ctid), content, mode)
 
 
@@ -85,7 +72,7 @@ def restore_conf(*, dirs: dict[str, str], ctid: str) -> bool:
     kept = kept_path(dirs["conf"], ctid)
     with tree.named_errors("restore the configuration of", ctid):
         try:
-            content, mode = _read(kept)
+            content, mode = tree.read_plain(kept, _LIMIT)
         except FileNotFoundError:
             return False
         place = _conf_path(dirs, ctid)

@@ -30,6 +30,9 @@ from ovznovadriver.openvz import tree
 #: As vzctl makes them: others may pass, what is inside decides for itself.
 ROOT_DIR_MODE = 0o755
 
+#: Bytes of a lock: a PID, and the status that vzctl writes after it.
+_LOCK_LIMIT = 4096
+
 
 def _refuse_mounted(path: str) -> None:
     mounted = [point for point in mount_points() if _is_beneath(point, path)]
@@ -78,11 +81,10 @@ def _remove_dump(directory: str, ctid: str) -> None:
 def _remove_lock(directory: str, ctid: str) -> None:
     path = os.path.join(directory, f"{ctid}.lck")
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        content, _ = tree.read_plain(path, _LOCK_LIMIT)
     except FileNotFoundError:
         return
-    with os.fdopen(descriptor, "rb") as stream:
-        owner = stream.read(64).split()[:1]
+    owner = content.split()[:1]
     if not owner or not owner[0].isdigit():
         raise exception.OvzError(f"{path!r} does not say whose lock it is")
     if os.path.exists(f"/proc/{int(owner[0])}"):

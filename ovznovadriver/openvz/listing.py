@@ -31,8 +31,9 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from ovznovadriver import exception
 from ovznovadriver.openvz import attributes
-from ovznovadriver.openvz.tree import OPEN_DIR
+from ovznovadriver.openvz.tree import MAX_PATH, OPEN_DIR
 
 # In a running container whatever was seen may be gone, or another thing.
 _CHANGING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE})
@@ -61,6 +62,7 @@ def list_tree(top: int, *, since: int | None = None, changing: bool = False) -> 
 
     :param since: nanoseconds; see :attr:`Listing.fresh`
     :param changing: what has gone meanwhile is passed over
+    :raises UnsafePath: a path is too long
     :raises OSError: something cannot be read
     """
     found = Listing()
@@ -117,6 +119,12 @@ def _walk(
                 with _changes_suppressed(changing):
                     info = os.stat(name, dir_fd=directory, follow_symlinks=False)
                     below = prefix + os.fsencode(name)
+                    # Which no program of the host could copy, and which a guest can
+                    # make so deep that the walk does not end.
+                    if len(below) >= MAX_PATH:
+                        raise exception.UnsafePath(
+                            f"the path {below[:64]!r}… in the container is too long"
+                        )
                     yield below, directory, name, info
                     if stat.S_ISDIR(info.st_mode):
                         inner.append(below)

@@ -24,7 +24,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from ovznovadriver import exception
 from ovznovadriver.openvz import hostends, tree
@@ -36,7 +37,8 @@ SCRIPTS: Mapping[str, str] = {"mount": "vps.mount", "umount": "vps.umount"}
 
 _MARK = f"# Written by '{PROGRAM} install'; '{PROGRAM} remove' takes it away."
 _SETTING = re.compile(
-    r"^[ \t]*(?:export[ \t]+)?EXTERNAL_SCRIPT=(\"[^\"\n]*\"|'[^'\n]*'|[^\s#;]*).*\n?",
+    r"^[ \t]*(?:export[ \t]+)?EXTERNAL_SCRIPT="
+    r"(\"[^\"\n\0]*\"|'[^'\n\0]*'|[^\s#;\0]*).*\n?",
     re.MULTILINE,
 )
 
@@ -77,6 +79,30 @@ def remove_pairs(ends: Iterable[hostends.HostEnd], tools: hostends.Tools) -> lis
     return tools.batch("ip", left)
 
 
+def drop_pairs(
+    *, base: str, ctid: str, programs: Mapping[str, str], run: hostends.Run
+) -> list[str]:
+    """Remove what a container that does not run has of interfaces on the host.
+
+    That is pairs that vzctl did not take, and what outlives host ends.
+
+    :param base: the directory of the containers' configurations
+    :param programs: the path of "ip"
+    :returns: a sentence for each thing that could not be removed
+    :raises InvalidValue: what is kept of the container's interfaces is broken
+    :raises OvzError: ip does not tell what there is
+    """
+    ends = hostends.read(base, ctid)
+    problems = remove_pairs(ends, hostends.Tools(run, programs)) if ends else []
+    names = [end.host_ifname for end in ends]
+    hostends.drop_host_ends(names=names, programs=programs, run=run)
+    return problems
+
+
+#: The verbs of the privileged side, by name.
+VERBS: Mapping[str, Callable[..., Any]] = {"drop_pairs": drop_pairs}
+
+
 # -- installation -------------------------------------------------------------------
 
 
@@ -101,20 +127,20 @@ def _problems(vz_dir: str, major: int) -> Iterable[str]:
             yield f"{_settings(vz_dir)} has no EXTERNAL_SCRIPT"
         elif not os.access(path, os.X_OK):
             yield f"{path}, EXTERNAL_SCRIPT of {_settings(vz_dir)}, cannot be run"
-        elif os.path.basename(path) != PROGRAM and not _runs(_read(path), ""):
+        elif os.path.basename(path) != PROGRAM and not _runs(_script_text(path), ""):
             yield f"{path}, EXTERNAL_SCRIPT of {_settings(vz_dir)}, does not run it"
         return
     for action in SCRIPTS:
         path = _script(vz_dir, action)
         if not os.access(path, os.X_OK):
             yield f"{path} is not there, or cannot be run"
-        elif not _runs(_read(path), f" {action}"):
+        elif not _runs(_script_text(path), f" {action}"):
             yield f"{path} does not run a '{PROGRAM} {action}' that is there"
 
 
 def _runs(script: str, arguments: str) -> bool:
     """Whether a shell script runs the program, and the program is there."""
-    line = rf"^[^#\n]*?(/\S*/)?{PROGRAM}[\"']?{arguments}(?![\w-])"
+    line = rf"^[^#\n]*?(/[^\s\0]*/)?{PROGRAM}[\"']?{arguments}(?![\w-])"
     found = re.search(line, script, re.MULTILINE)
     if found is None:
         return False
@@ -197,9 +223,17 @@ def _is_ours(path: str) -> bool:
     return _MARK in _read(path)
 
 
+def _script_text(path: str) -> str:
+    """A script that somebody has named; nothing of what cannot be read."""
+    try:
+        return _read(path)
+    except OSError:
+        return ""
+
+
 def _read(path: str) -> str:
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
             return file.read()
     except FileNotFoundError:
         return ""

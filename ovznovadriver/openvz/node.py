@@ -26,6 +26,7 @@ from collections.abc import Mapping
 
 from ovznovadriver import exception
 from ovznovadriver.openvz import (
+    command,
     ctid,
     look,
     resources,
@@ -44,6 +45,7 @@ class Options:
     """The options of ``[openvz]`` that concern a node; see :mod:`ovznovadriver.conf`.
 
     :ivar root_helper: the command that nova runs others as root with
+    :ivar ctids: the first and the last CTID that may be claimed
     """
 
     vz_conf: str
@@ -63,6 +65,7 @@ class Options:
     default_config: str
     default_os_hint: str
     sizing: resources.SizingOptions
+    ctids: tuple[int, int] = (ctid.FIRST_CTID, command.MAX_CTID)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +131,14 @@ def _paths(options: Options, settings: Mapping[str, str]) -> Paths:
         net=os.path.join(options.sysfs_dir, "class", "net"),
         cgroup=os.path.join(options.sysfs_dir, "fs", "cgroup"),
     )
+
+
+def _check_ctids(first: int, last: int) -> None:
+    if first > last:
+        raise exception.ConfigurationError(
+            f"[openvz]ctid_first is {first} and [openvz]ctid_last is {last}: set them"
+            " to the first and the last CTID of this host."
+        )
 
 
 def _check_directories(paths: Paths) -> None:
@@ -205,7 +216,7 @@ class Node:
         self.vzctl = vzctl.Vzctl(
             executor, self.family, options.limits, self.look.forget
         )
-        self.claims = ctid.Claims(options.lock_dir, host)
+        self.claims = ctid.Claims(options.lock_dir, host, options.ctids)
         self.layout = options.layout or settings.get("VE_LAYOUT", "simfs").split(":")[0]
         self.guest_ids = self._guest_ids(settings)
         self.sample = self._usable_sample()
@@ -217,6 +228,7 @@ class Node:
         :raises ConfigurationError: one sentence that says what to do
         """
         settings = read_settings(options.vz_conf)
+        _check_ctids(*options.ctids)
         _check_directories(_paths(options, settings))
         _check_lock_dir(options.lock_dir)
         for program in ("vzctl", "vzlist", "ip", "tc"):

@@ -46,7 +46,7 @@ LISTING_MARK = "ovz-listing"
 #: The kernel's clock of inodes ticks every 10 ms at most; nanoseconds.
 _TICK = 20_000_000
 _WORD = re.compile(r"[A-Za-z0-9_.:/@+-]+")
-_ESCAPED = re.compile(rb"\\#([0-7]{3})")
+_ESCAPED = re.compile(rb"\\#([0-3][0-7]{2})")
 _PERCENT = re.compile(rb"\s(\d{1,3})%\s")
 _SENT = b"ovz:<f"
 # As it is: numeric owners, links, ACLs, extended attributes, devices, holes; nothing

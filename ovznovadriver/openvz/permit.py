@@ -25,18 +25,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ovznovadriver import exception
-from ovznovadriver.openvz import rootfs, vzctl, vzlist
-
-
-def _refuse_all(_args: Sequence[str]) -> None:
-    raise exception.CommandRefused("this program is not in use")
-
+from ovznovadriver.openvz import rootfs, vzctl, vzlist, vzmigrate
 
 #: The programs that may run as root, and the judges of their arguments.
 PROGRAMS: Mapping[str, Callable[[Sequence[str]], None]] = {
     "vzctl": vzctl.check_arguments,
     "vzlist": vzlist.check_arguments,
-    "vzmigrate": _refuse_all,
+    "vzmigrate": vzmigrate.check_arguments,
 }
 
 #: What the verbs for network interfaces run.

@@ -39,11 +39,13 @@ from ovznovadriver.openvz import (
     command,
     hostends,
     incoming,
+    nethook,
     outgoing,
     pack,
     permit,
     processes,
     rootfs,
+    survey,
     unpack,
 )
 
@@ -149,10 +151,15 @@ VERBS: Mapping[str, Callable[..., Any]] = {
             hostends.FILE_VERBS,
             announce.VERBS,
             incoming.VERBS,
+            survey.VERBS,
         )
         for name, verb in verbs.items()
     },
-    **{name: _tool_verb(verb) for name, verb in hostends.VERBS.items()},
+    **{
+        name: _tool_verb(verb)
+        for verbs in (hostends.VERBS, nethook.VERBS)
+        for name, verb in verbs.items()
+    },
     **{name: _pack_verb(verb) for name, verb in pack.VERBS.items()},
     **{name: _file_verb(verb) for name, verb in unpack.VERBS.items()},
     "send_tree": _send_tree,
@@ -192,9 +199,12 @@ def encode(value: Any) -> bytes:
 def decode(data: bytes) -> Any:
     """The opposite of :func:`encode`.
 
-    :raises ValueError: it is no JSON
+    :raises ValueError: it is nothing that was encoded so
     """
-    return json.loads(data, object_hook=_from_plain)
+    try:
+        return json.loads(data, object_hook=_from_plain)
+    except (TypeError, RecursionError) as error:
+        raise ValueError("this is no message") from error
 
 
 def serve(verb: str, kwargs: Mapping[str, Any], *, direct: bool = False) -> bytes:
@@ -232,11 +242,13 @@ def result(reply: bytes) -> Any:
     :raises ValueError: it is no reply
     """
     answer = decode(reply)
-    if not isinstance(answer, dict) or not answer.keys() & {"value", "error"}:
-        raise ValueError("this is no reply")
-    if "value" in answer:
+    if isinstance(answer, dict) and "value" in answer:
         return answer["value"]
-    raise _ERRORS.get(answer["error"], exception.OvzError)(answer["message"])
+    error = answer if isinstance(answer, dict) else {}
+    name, message = error.get("error"), error.get("message")
+    if not isinstance(name, str) or not isinstance(message, str):
+        raise ValueError("this is no reply")
+    raise _ERRORS.get(name, exception.OvzError)(message)
 
 
 # Those that are made of a message alone.

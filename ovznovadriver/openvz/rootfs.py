@@ -257,6 +257,7 @@ VERBS: Mapping[str, Callable[..., Any]] = {
         leftovers.ensure_root_dir,
         swap.swap_in,
         swap.swap_out,
+        swap.settle_swap,
         keptconf.keep_conf,
         keptconf.restore_conf,
         keptconf.drop_conf,

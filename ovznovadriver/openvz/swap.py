@@ -35,6 +35,9 @@ from ovznovadriver.openvz import tree
 #: Where a rescued container finds its own tree.
 PLACE = "instance"
 
+#: Bytes of the file that says what is swapped; it has about 100.
+_NOTE_LIMIT = 4096
+
 
 class _Area:
     """A private area, held open: the directory that holds the root tree.
@@ -45,7 +48,7 @@ class _Area:
     def __init__(self, base: int, ctid: str, sub: str) -> None:
         self.base = base
         self.ctid = tree.checked_ctid(ctid)
-        self._sub = sub
+        self._sub = tree.checked_sub(sub)
 
     @contextlib.contextmanager
     def holder(self) -> Iterator[tuple[int, str]]:
@@ -116,13 +119,13 @@ class _Note:
 
     def read(self) -> dict[str, Any] | None:
         try:
-            with open(self._path, encoding="ascii") as file:
-                found = json.loads(file.read(4096))
+            content, _ = tree.read_plain(self._path, _NOTE_LIMIT)
+            found = json.loads(content)
             tree.checked_ctid(found["tree"])
             found["inode"], found["own"]
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise exception.OvzError(f"{self._path} cannot be read: {error}") from error
         return dict(found)
 
@@ -169,6 +172,8 @@ def swap_out(*, dirs: dict[str, str], ctid: str, sub: str, other: str) -> bool:
     :returns: whether the container was rescued
     :raises UnsafePath: its own tree is not at PLACE any more; nothing has changed
     """
+    tree.checked_ctid(other)
+    tree.checked_sub(sub)
     note = _Note(dirs["conf"], ctid)
     found = note.read()
     if found is None:
@@ -181,6 +186,7 @@ def swap_out(*, dirs: dict[str, str], ctid: str, sub: str, other: str) -> bool:
             _move_aside(own, spare, note, found["own"])
         if own.identity() is None:
             with spare.root() as root, own.holder() as place:
+                _check_place(root, ctid)
                 _move((root, PLACE), place)
         if spare.identity() == found["inode"]:
             # The root tree first: as long as it is there, it is known.
@@ -191,16 +197,51 @@ def swap_out(*, dirs: dict[str, str], ctid: str, sub: str, other: str) -> bool:
     return True
 
 
+def state(*, dirs: dict[str, str], ctid: str, sub: str) -> dict[str, Any] | None:
+    """How far the swap of a container's trees is; None where there is none.
+
+    :param dirs: private, conf
+    :returns: {"tree": the CTID that the other tree has to do with, "whole": the
+        container has the other tree, and all is where it belongs}
+    """
+    tree.checked_sub(sub)
+    found = _Note(dirs["conf"], ctid).read()
+    if found is None:
+        return None
+    with _opened(dirs["private"]) as base, tree.named_errors("look at", ctid):
+        own = _Area(base, ctid, sub).identity()
+    whole = own is not None and own == found["inode"]
+    return {"tree": found["tree"], "whole": whole}
+
+
+def settle_swap(*, dirs: dict[str, str], ctid: str, sub: str) -> bool:
+    """Bring a swap to its end that was interrupted; one that is whole stays.
+
+    :param dirs: private, conf
+    :returns: whether the container was settled, and has its own tree
+    :raises OvzError: as :func:`swap_out`
+    """
+    found = state(dirs=dirs, ctid=ctid, sub=sub)
+    if found is None or found["whole"]:
+        return False
+    return swap_out(dirs=dirs, ctid=ctid, sub=sub, other=found["tree"])
+
+
 def _move_aside(own: _Area, spare: _Area, note: _Note, inode: int | None) -> None:
     with own.root() as root:
-        try:
-            os.close(os.open(PLACE, tree.OPEN_DIR, dir_fd=root))
-        except OSError as error:
-            raise exception.UnsafePath(
-                f"container {own.ctid} has its own tree not at /{PLACE} any more"
-                f" ({error.strerror}): put it back there"
-            ) from error
+        _check_place(root, own.ctid)
     spare.make_holder()
     note.write(spare.ctid, own.identity(), inode)
     with own.holder() as source, spare.holder() as target:
         _move(source, target)
+
+
+def _check_place(root: int, ctid: str) -> None:
+    """Refuse to take for a container's tree what is no directory: a link, say."""
+    try:
+        os.close(os.open(PLACE, tree.OPEN_DIR, dir_fd=root))
+    except OSError as error:
+        raise exception.UnsafePath(
+            f"container {ctid} has its own tree not at /{PLACE} any more"
+            f" ({error.strerror}): put it back there"
+        ) from error

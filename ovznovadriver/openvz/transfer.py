@@ -162,18 +162,34 @@ class Facts:
         try:
             if found["protocol"] != PROTOCOL:
                 raise exception.TransferError(
-                    f"host {found.get('host')} speaks version {found['protocol']} of"
-                    f" the transfer's protocol, and this one version {PROTOCOL}:"
-                    " install the same driver on both"
+                    f"host {_plain(found.get('host'))} speaks version"
+                    f" {_plain(found['protocol'])} of the transfer's protocol, and this"
+                    f" one version {PROTOCOL}: install the same driver on both"
                 )
             uid, gid = map(int, found["guest_ids"])
-            names = [field.name for field in dataclasses.fields(cls)]
-            values = {name: found[name] for name in names}
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            return cls(
+                protocol=PROTOCOL,
+                host=_plain(found["host"]),
+                family=_plain(found["family"]),
+                layout=_plain(found["layout"]),
+                guest_ids=(uid, gid),
+                free_kb=int(found["free_kb"]),
+                architecture=_plain(found["architecture"]),
+                vzctl_version=_plain(found["vzctl_version"]),
+                confined=bool(found["confined"]),
+            )
+        except (
+            *(KeyError, TypeError, ValueError),
+            *(AttributeError, OverflowError),
+        ) as error:
             raise exception.TransferError(
                 f"what the other host says of itself makes no sense: {error!r}"
             ) from error
-        return cls(**{**values, "guest_ids": (uid, gid)})
+
+
+def _plain(value: object) -> str:
+    """What another host says, as a text for a message."""
+    return "".join(c if c.isprintable() else "?" for c in str(value)[:255])
 
 
 def local_facts(node: ovz_node.Node) -> Facts:
@@ -253,12 +269,14 @@ class Transfer:
         """
         LOG.debug("Asking %s whether %s is on a shared disk", self._peer.host, key)
         call, dirs = self._node.executor.call, _dirs(self._node)
-        name = call("plant_proof", dirs=dirs)
+        name = call("plant_proof", dirs=dirs, host=self._node.host)
         try:
-            found = self._ask("look", name)["found"]
+            found = self._ask("look", name).get("found")
         finally:
             call("remove_proof", dirs=dirs, name=name)
-        return bool(found)
+        if not isinstance(found, bool):
+            raise self._failed("it does not say whether it sees the same directory")
+        return found
 
     def tree_kb(self, ctid: str) -> int:
         """What a container's tree takes on the disk, in KiB."""
@@ -413,7 +431,7 @@ class Transfer:
         try:
             answer = json.loads(done.stdout.splitlines()[-1])
             return dict(answer)
-        except (ValueError, IndexError, TypeError) as error:
+        except (ValueError, IndexError, TypeError, RecursionError) as error:
             raise self._failed(
                 f"'{self._peer.receiver}' does not answer what it should: is it this"
                 " driver's?"
@@ -598,7 +616,8 @@ class _Gate:
 
 
 def _scratch_path(stack: contextlib.ExitStack, name: str) -> str:
-    directory = tempfile.TemporaryDirectory(prefix="ovz-transfer-")
+    # Whose it is: the next service removes what is a dead one's.
+    directory = tempfile.TemporaryDirectory(prefix=f"ovz-{os.getpid()}-")
     return os.path.join(stack.enter_context(directory), name)
 
 

@@ -32,6 +32,7 @@ import errno
 import os
 import re
 import secrets
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 
@@ -102,6 +103,16 @@ def checked_ctid(ctid: str) -> str:
     return ctid
 
 
+def checked_sub(sub: str) -> str:
+    """A place of a root directory; see :data:`SUBDIRECTORIES`.
+
+    :raises UnsafePath: it is another one
+    """
+    if sub not in SUBDIRECTORIES:
+        raise exception.UnsafePath(f"{sub!r} is not a place of a root directory")
+    return sub
+
+
 def _components(path: bytes) -> list[bytes]:
     """The components, the last one first: a stack of what is yet to be walked."""
     return [part for part in path.split(b"/") if part not in (b"", b".")][::-1]
@@ -116,9 +127,7 @@ class Tree:
     """
 
     def __init__(self, base: str, ctid: str, sub: str) -> None:
-        if sub not in SUBDIRECTORIES:
-            raise exception.UnsafePath(f"{sub!r} is not a place of a root directory")
-        name = "/".join(part for part in (checked_ctid(ctid), sub) if part)
+        name = "/".join(filter(None, (checked_ctid(ctid), checked_sub(sub))))
         with contextlib.ExitStack() as stack, named_errors("open", f"{base}/{name}"):
             descriptor = open_base(base)
             for part in name.split("/"):
@@ -264,6 +273,29 @@ def look(tree: Tree, path: str) -> int | None:
 def temporary_name() -> str:
     """A name that nobody can have planted, short enough for any file system."""
     return f".ovz-{secrets.token_hex(8)}"
+
+
+def read_plain(path: str, limit: int) -> tuple[bytes, int]:
+    """What is in a plain file of the node, and its mode.
+
+    :param path: no link is followed at its last component
+    :param limit: bytes
+    :raises UnsafePath: it is something else, or larger
+    :raises OSError: it cannot be read
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(path, flags)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise exception.UnsafePath(f"{path!r} is not a plain file")
+        with open(descriptor, "rb", closefd=False) as stream:
+            content = stream.read(limit + 1)
+    finally:
+        os.close(descriptor)
+    if len(content) > limit:
+        raise exception.UnsafePath(f"{path!r} is larger than {limit} bytes")
+    return content, stat.S_IMODE(mode)
 
 
 def replace_file(path: str, content: bytes, mode: int) -> None:

@@ -41,6 +41,10 @@ from ovznovadriver.openvz.tree import OPEN_DIR, Tree, named_errors, remove_entry
 PART_LIMIT = 16 << 20
 
 _NO_LIST = "the image's list of attributes makes no sense"
+_MALFORMED = (
+    *(ValueError, LookupError, TypeError, AttributeError),
+    *(OverflowError, RecursionError),
+)
 _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 
@@ -114,11 +118,14 @@ def _part(stage: int, number: int) -> bytes | None:
         )
     except FileNotFoundError:
         return None
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         info = os.fstat(descriptor)
         if not stat.S_ISREG(info.st_mode) or info.st_size > PART_LIMIT:
             raise exception.UnsafePath(_NO_LIST)
-        return file.read(PART_LIMIT)
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(PART_LIMIT)
+    finally:
+        os.close(descriptor)
 
 
 def _checked(line: bytes) -> _Note:
@@ -134,7 +141,9 @@ def _checked(line: bytes) -> _Note:
                 for name, value in found["attributes"].items()
             },
         )
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        for name in note.attributes:
+            name.encode()  # as the kernel gets it
+    except _MALFORMED as error:
         raise exception.UnsafePath(_NO_LIST) from error
     misplaced = [i for i in note.owner if not 0 <= i < 2**32 - 1]
     others = [n for n in note.attributes if not attributes.is_kept(n) or "\0" in n]

@@ -49,6 +49,7 @@ class Family:
     :ivar lists_paused: vzlist tells a paused container from a running one
     :ivar adopts_host_ends: `start` takes a veth pair that is there already; otherwise
         it leaves that interface out
+    :ivar moves_live: its vzmigrate is the one that :mod:`vzmigrate` spells
     :ivar layouts: the values of `create --layout`
     """
 
@@ -59,6 +60,7 @@ class Family:
     has_ubc: bool
     lists_paused: bool
     adopts_host_ends: bool
+    moves_live: bool
     layouts: frozenset[str]
 
 
@@ -70,6 +72,7 @@ FAMILY_4 = Family(
     has_ubc=True,
     lists_paused=False,
     adopts_host_ends=False,
+    moves_live=True,
     layouts=frozenset({"simfs", "ploop"}),
 )
 FAMILY_7 = Family(
@@ -80,6 +83,7 @@ FAMILY_7 = Family(
     has_ubc=False,
     lists_paused=True,
     adopts_host_ends=True,
+    moves_live=False,
     # A plain tarball becomes a tree there, but no disk image.
     layouts=frozenset({"simfs"}),
 )
@@ -420,6 +424,7 @@ class TimeLimits:
     create: float = 1800
     start: float = 300
     stop: float = 300
+    move: float = 7200
 
 
 class Vzctl:

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from oslo_log import log as logging
 
 from ovznovadriver import exception
-from ovznovadriver.openvz import hostends
+from ovznovadriver.openvz import hostends, shaping
 from ovznovadriver.openvz import node as ovz_node
 
 LOG = logging.getLogger(__name__)
@@ -105,6 +105,36 @@ class Wiring:
     def kept(self) -> tuple[hostends.HostEnd, ...]:
         """What :meth:`keep` has put down."""
         return hostends.read(self._node.paths.conf, self._ctid)
+
+    def left(self) -> list[str]:
+        """What the host has of interfaces that no container is at the other end of."""
+        return [
+            name
+            for end in self.kept()
+            for name in (
+                hostends.peer_name(end.host_ifname),
+                shaping.ifb_name(end.host_ifname),
+            )
+            if self._node.veth_exists(name)
+        ]
+
+    def drop_pairs(self) -> None:
+        """Remove what :meth:`left` tells of; the container does not run.
+
+        Nothing is asked where there is nothing.
+        """
+        if not self.left():
+            return
+        problems = self._node.executor.call(
+            "drop_pairs",
+            base=self._node.paths.conf,
+            ctid=self._ctid,
+            programs=self._node.programs("ip"),
+        )
+        if problems:
+            raise exception.CleanupFailed(
+                f"interfaces of container {self._ctid}", problems
+            )
 
     def drop(self, ends: Sequence[hostends.HostEnd]) -> None:
         """Remove what outlives host ends that are gone."""

@@ -92,6 +92,9 @@ class OpenVZFunctionalTest(
     FAMILY = "4"
     #: The compute hosts that are started before the test.
     HOSTS: tuple[str, ...] = ("compute1",)
+    #: What Nova talks to.
+    GLANCE: type[cloud_fixtures.Glance] = cloud_fixtures.Glance
+    NEUTRON: type[cloud_fixtures.Neutron] = cloud_fixtures.Neutron
     #: Longest wait for a server to come to a state, in seconds.
     PATIENCE = 40.0
 
@@ -109,14 +112,11 @@ class OpenVZFunctionalTest(
                 "nova.virt.node.get_local_node_uuid", lambda: self._identity()
             )
         )
-        self._directory = Path(self.useFixture(fixtures.TempDir()).path)
+        self._directory = self._make_directory()
         self.nodes: dict[str, SimNode] = {}
         self._start_neighbours()
         self._start_control_plane()
-        self.flavor_id = self._create_flavor(
-            name="ct1.small", memory_mb=512, vcpu=1, disk=1, ephemeral=0
-        )
-        self.image_id = self.glance.add_image(cloud_fixtures.rootfs_tarball())
+        self._furnish()
         for host in self.HOSTS:
             self.start_compute(host)
 
@@ -131,15 +131,26 @@ class OpenVZFunctionalTest(
             nova_context.set_target_cell(context, mapping)
             yield db.get_engine(context=context)
 
+    def _make_directory(self) -> Path:
+        """Where the nodes and the service's own files lie."""
+        return Path(self.useFixture(fixtures.TempDir()).path)
+
+    def _furnish(self) -> None:
+        """Put into Nova and Glance what servers are made of."""
+        self.flavor_id = self._create_flavor(
+            name="ct1.small", memory_mb=512, vcpu=1, disk=1, ephemeral=0
+        )
+        self.image_id = self.glance.add_image(cloud_fixtures.rootfs_tarball())
+
     def _start_neighbours(self) -> None:
         state = self._directory / "state"
-        state.mkdir()
+        state.mkdir(exist_ok=True)
         self.flags(state_path=str(state))
         self.flags(lock_path=str(self._directory / "locks"), group="oslo_concurrency")
         self.useFixture(fixtures.MockPatchObject(privsep.context, "client_mode", False))
         self.policy = self.useFixture(nova_fixtures.RealPolicyFixture())
-        self.glance = self.useFixture(cloud_fixtures.Glance(self))
-        self.neutron = self.useFixture(cloud_fixtures.Neutron(self))
+        self.glance = self.useFixture(self.GLANCE(self))
+        self.neutron = self.useFixture(self.NEUTRON(self))
         self.placement = self.useFixture(func_fixtures.PlacementFixture()).api
         self.useFixture(nova_fixtures.AllServicesCurrent())
         self.notifier = self.useFixture(nova_fixtures.NotificationFixture(self))

@@ -290,6 +290,10 @@ class Neutron(nova_fixtures.NeutronFixture):
             },
         ]
 
+    def active_ports(self) -> set[str]:
+        """The IDs of the ports whose interface was last seen in its bridge."""
+        return {key for key, port in self._ports.items() if port["status"] == "ACTIVE"}
+
     def set_status(self, port_id: str, status: str) -> None:
         """Set a port's status as its agent's report would."""
         if port_id in self._ports:
@@ -438,7 +442,7 @@ class OpenVSwitch(fixtures.Fixture):
         return found
 
     def _agent(self) -> None:
-        up: set[str] = set()
+        up = self._cloud.neutron.active_ports()
         while not self._stopped.wait(self.INTERVAL):
             if self.agent_works:
                 up = self._report(up)

@@ -126,6 +126,9 @@ class TwoHostsTest(base.OpenVZFunctionalTest):
             fixtures.MonkeyPatch("ovznovadriver.openvz.transfer.Transfer", self.WAY)
         )
         DirectTransfer.fault = None
+
+    def _furnish(self) -> None:
+        super()._furnish()
         self.large = self._create_flavor(
             name="ct1.large", memory_mb=1024, vcpu=2, disk=2, ephemeral=0
         )

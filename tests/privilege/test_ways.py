@@ -295,6 +295,14 @@ def test_every_other_verb_is_answered_from_the_root_side(
     assert call("swap_out", **swap) is False
     with pytest.raises(exception.OvzError, match="rescue"):
         call("swap_in", **swap)
+    assert call("settle_swap", dirs=both, ctid=ctid, sub=container) is False
+
+    areas = {kind: str(node / "vz" / kind) for kind in ("private", "root", "dump")}
+    areas |= {"conf": conf, "names": str(node / "etc/vz/names")}
+    areas["lock"] = str(node / "vz/lock")
+    seen = call("survey", dirs=areas, sub=container)
+    assert "private" in seen["places"][ctid]
+    call("remove_temporary", dirs=both, paths=[])
 
     end = hostends.HostEnd(host_ifname="tapway0", name="eth0", mac="fa:16:3e:00:00:01")
     call("write_host_ends", base=conf, ctid=ctid, text=hostends.encode([end]))
@@ -302,6 +310,7 @@ def test_every_other_verb_is_answered_from_the_root_side(
     assert call("apply_host_ends", base=conf, ctid=ctid, programs=programs) == []
     assert call("check_host_ends", base=conf, ctids=[ctid], programs=programs) == []
     call("drop_host_ends", names=["tapway0"], programs=programs)
+    assert call("drop_pairs", base=conf, ctid=ctid, programs=programs) == []
     assert call("announce", base=conf, ctid=ctid) is True
 
     dirs = {"private": private}

@@ -18,12 +18,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from tests.simulator.archive import BASE_DIRECTORIES, BASE_TREE, write_archive
+from tests.simulator.orders import Orders
 
 SIMULATOR = Path(__file__).resolve().parent
 if str(SIMULATOR) not in sys.path:
@@ -35,7 +36,6 @@ from ovzsim.conffile import ConfFile  # noqa: E402
 from ovzsim.host import SWITCHES, Host  # noqa: E402
 
 Family = Literal["4", "9"]
-When = Literal["before", "after"]
 
 _WRAPPER = """#!{python} -ES
 import sys
@@ -64,7 +64,7 @@ class Command:
 
     @property
     def program(self) -> str:
-        """vzctl, vzlist, vzmigrate, ip or tc."""
+        """vzctl, vzlist, vzmigrate, ip or tc; or what watch() was given."""
         return self.argv[0]
 
     @property
@@ -84,7 +84,7 @@ class Result:
 
 
 @dataclass
-class SimNode:
+class SimNode(Orders):
     """A node with its tools; everything it knows lies below its directory.
 
     :param root: the node's directory; made when it is not there.
@@ -113,6 +113,8 @@ class SimNode:
     peers: dict[str, SimNode] = field(default_factory=dict, repr=False)
     host: Host = field(init=False, repr=False)
 
+    PROGRAMS = cli.PROGRAMS
+
     def __post_init__(self) -> None:
         self.root = Path(self.root).resolve()
         self.host = Host(str(self.root), self.family)
@@ -139,9 +141,16 @@ class SimNode:
             (self.root / "sim/peers.json").write_text(json.dumps(roots))
         self._write_wrappers()
 
-    def _write_wrappers(self) -> None:
+    def watch(self, *programs: str) -> None:
+        """Puts programs of the machine beside the node's own, to note their calls.
+
+        Faults of no certain program strike them, too.
+        """
+        self._write_wrappers(programs)
+
+    def _write_wrappers(self, programs: Iterable[str] = cli.PROGRAMS) -> None:
         self.bin_dir.mkdir(parents=True, exist_ok=True)
-        for program in cli.PROGRAMS:
+        for program in programs:
             path = self.bin_dir / program
             text = _WRAPPER.format(
                 python=sys.executable,
@@ -482,117 +491,3 @@ class SimNode:
         path.parent.mkdir(exist_ok=True)
         with path.open("ab") as handle:
             handle.write(data)
-
-    # -- faults -----------------------------------------------------------------------
-
-    def fail(
-        self,
-        program: str,
-        subcommand: str = "",
-        *,
-        nth: int = 1,
-        rc: int = 1,
-        stderr: str = "",
-        stdout: str = "",
-        when: When = "before",
-        ctid: str | int = "",
-    ) -> None:
-        """The nth matching call from now fails, once.
-
-        :param when: "before": nothing was done; "after": everything was.
-        """
-        self._order(
-            program, subcommand, ctid, nth, when,
-            action="fail", rc=rc, stderr=stderr, stdout=stdout,
-        )  # fmt: skip
-
-    def hang(
-        self,
-        program: str,
-        subcommand: str = "",
-        *,
-        nth: int = 1,
-        detached: bool = False,
-        when: When = "before",
-        ctid: str | int = "",
-    ) -> None:
-        """The nth matching call hangs, holding the container's lock, until killed.
-
-        :param detached: a child in a session of its own hangs too and has the lock.
-        """
-        self._order(
-            program, subcommand, ctid, nth, when, action="hang", detached=detached
-        )
-
-    def slow(
-        self,
-        program: str,
-        subcommand: str = "",
-        *,
-        seconds: float,
-        nth: int = 1,
-        when: When = "before",
-        ctid: str | int = "",
-    ) -> None:
-        """The nth matching call takes so many seconds more, holding the lock."""
-        self._order(
-            program, subcommand, ctid, nth, when, action="slow", seconds=seconds
-        )
-
-    def slow_stop(self, seconds: float, *, nth: int = 1, ctid: str | int = "") -> None:
-        """The nth clean stop takes so long, in a child with a session of its own.
-
-        The child holds the lock. When its parent is killed, it still ends the
-        container, which stays mounted. STOP_TIMEOUT limits it.
-        """
-        self._order(
-            "vzctl", "stop", ctid, nth, "before",
-            action="slow", detached=True, seconds=seconds,
-        )  # fmt: skip
-
-    def lose_caller(
-        self,
-        program: str,
-        subcommand: str = "",
-        *,
-        nth: int = 1,
-        when: When = "before",
-        ctid: str | int = "",
-    ) -> None:
-        """The nth matching call kills the process that started it."""
-        self._order(program, subcommand, ctid, nth, when, action="lose_caller")
-
-    def clear_faults(self) -> None:
-        """Forgets faults that have not struck."""
-        for path in (self.root / "sim/faults").glob("*.json"):
-            path.unlink(missing_ok=True)
-
-    def _order(
-        self,
-        program: str,
-        subcommand: str,
-        ctid: str | int,
-        nth: int,
-        when: When,
-        **rest: object,
-    ) -> None:
-        if program not in cli.PROGRAMS:
-            raise ValueError(f"no program {program!r}")
-        fault = {
-            "program": program,
-            "subcommand": subcommand,
-            "ctid": str(ctid),
-            "nth": nth,
-            "when": when,
-            "rc": 0,
-            "stderr": "",
-            "stdout": "",
-            "seconds": 0.0,
-            "detached": False,
-            **rest,
-        }
-        place = self.root / "sim/faults"
-        number = 1 + max((int(p.stem) for p in place.glob("*.json")), default=0)
-        temporary = place / f"{number:06}.new"
-        temporary.write_text(json.dumps(fault))
-        temporary.rename(place / f"{number:06}.json")

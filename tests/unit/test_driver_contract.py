@@ -101,7 +101,11 @@ class _Contract(_Suite):
         self.flags(group="openvz", **base.node_options(self.node))
         self.useFixture(fixtures.MonkeyPatch("os.uname", base.REAL_UNAME))
         self.useFixture(fixtures.MockPatchObject(privsep.context, "client_mode", False))
-        cloud = SimpleNamespace(nodes={}, node_of_instance=lambda uuid: self.node)
+        cloud = SimpleNamespace(
+            nodes={},
+            node_of_instance=lambda uuid: self.node,
+            neutron=SimpleNamespace(active_ports=set),
+        )
         self.useFixture(cloud_fixtures.OpenVSwitch(cloud, agent_works=False))
         # The config drive names the server's security groups.
         self.useFixture(cloud_fixtures.Neutron(self))
@@ -169,10 +173,12 @@ class _Contract(_Suite):
             )
 
     def test_live_migration(self) -> None:
+        """Nova's own has data of another driver's host."""
         instance, _ = self._get_running_instance()
-        with pytest.raises(NotImplementedError):
+        data = objects.LibvirtLiveMigrateData(block_migration=False)
+        with pytest.raises(nova_exception.NovaException, match="this driver's"):
             self.connection.live_migration(
-                self.ctxt, instance, "otherhost", lambda: None, lambda: None
+                self.ctxt, instance, "otherhost", None, None, migrate_data=data
             )
 
     def test_live_migration_force_complete(self) -> None:

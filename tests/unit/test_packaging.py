@@ -135,6 +135,7 @@ def test_entry_points(wheel: Path) -> None:
         "ovz-console": "ovznovadriver.cmd.console:main",
         "ovz-net-hook": "ovznovadriver.cmd.net_hook:main",
         "ovz-privileged": "ovznovadriver.cmd.privileged:main",
+        "ovz-manage": "ovznovadriver.cmd.manage:main",
         "ovz-receive": "ovznovadriver.cmd.receive:main",
         "ovz-shim": "ovznovadriver.cmd.shim:main",
     }

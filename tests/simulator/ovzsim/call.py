@@ -44,10 +44,18 @@ class Call:
         self.stdin = stdin
         self.skip_lock = False
         self.faults: list[faults.Fault] = []
+        self._claimed = False
 
     def claim_faults(self, subcommand: str, ctid: str) -> None:
         """Takes the faults that were ordered for this call."""
+        self._claimed = True
         self.faults = faults.claim(self.host, self.program, subcommand, ctid)
+
+    def end(self) -> None:
+        """Has those faults strike that any call counts for, also one without work."""
+        if not self._claimed:
+            self.faults = faults.claim(self.host, "", "", "")
+        faults.strike_missed(self.host, self.faults)
 
     def work(self, ctid: str = "") -> Work:
         """The part of a command that does something: see Work.

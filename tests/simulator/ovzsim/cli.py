@@ -37,6 +37,10 @@ def _dispatch(call: Call, args: list[str]) -> int:
         from ovzsim import iproute
 
         return iproute.main(call, args)
+    if call.program not in PROGRAMS:
+        from ovzsim import real
+
+        return real.main(call, args)
     if call.host.family == "4":
         from ovzsim import vzctl4
 
@@ -59,11 +63,12 @@ def main(
     :param stdin: standard input; None for the process's own.
     :returns: the exit code; negative for a tool that dies of that signal.
     """
-    log = None
+    log = call = None
     try:
         host = Host.from_environment(env)
         log = CallLog(host, [program, *args])
-        rc = _dispatch(Call(program, host, streams, stdin, env), args)
+        call = Call(program, host, streams, stdin, env)
+        rc = _dispatch(call, args)
     except Exit as ended:
         if ended.out and not streams.quiet:
             streams.out(ended.out)
@@ -75,6 +80,8 @@ def main(
         streams.err(f"ovzsim: a fault of the simulator: {error!r}\n")
         streams.err(traceback.format_exc())
         rc = UNMODELLED
+    if call is not None:
+        call.end()
     if log is not None:
         log.end(rc)
     return rc

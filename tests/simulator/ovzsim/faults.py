@@ -12,7 +12,9 @@
 """Faults on order. They lie on disk, and each is claimed by exactly one process.
 
 A fault file holds: program, subcommand, ctid ("" for any), nth (how many matching
-calls from now), action, when ("before" or "after" the work), rc, stderr, seconds.
+calls from now), action, when ("before" or "after" the work), rc, stderr, seconds, pid,
+outlives.
+A program "" stands for any, those among them that only ask for a version.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ def claim(host: Host, program: str, subcommand: str, ctid: str) -> list[Fault]:
             path = os.path.join(place, name)
             fault: Fault = json.loads(base.read_text(path))
             if (
-                fault["program"] != program
+                fault["program"] not in ("", program)
                 or fault["subcommand"] not in ("", subcommand)
                 or fault["ctid"] not in ("", ctid)
             ):
@@ -81,10 +83,35 @@ def strike(
             _hang(host, bool(fault["detached"]), lock)
         elif action == "lose_caller":
             os.kill(os.getppid(), _SIGKILL)
+        elif action == "crash":
+            _crash(host, fault)
         elif action == "fail":
             raise base.Exit(
                 int(str(fault["rc"])), str(fault["stderr"]), str(fault["stdout"])
             )
+
+
+def strike_missed(host: Host, faults: list[Fault]) -> None:
+    """Lets the service crash with a command that failed before its work, or in it."""
+    for when in ("before", "after"):
+        strike(host, [fault for fault in faults if fault["action"] == "crash"], when)
+
+
+def _crash(host: Host, fault: Fault) -> None:
+    """Kills the service that a command works for, and before the work the command, too.
+
+    One that outlives it does its work when it is told to go on, or after the work ends:
+    what it would answer, nobody hears.
+    """
+    import contextlib  # slow to import
+
+    # A service that is gone is what was asked for.
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(int(str(fault["pid"])), _SIGKILL)
+    if fault.get("outlives"):
+        _wait(host, host.sim("go-on"))
+    elif fault["when"] == "before":
+        os.kill(os.getpid(), _SIGKILL)
 
 
 def slow_stop(faults: list[Fault]) -> float:
@@ -141,7 +168,9 @@ def _hang(host: Host, detached: bool, lock: ContainerLock | None) -> None:
     raise base.Exit(base.UNMODELLED, "ovzsim: nobody ended this hanging command\n")
 
 
-def _wait(host: Host) -> None:
+def _wait(host: Host, end: str = "") -> None:
     until = time.monotonic() + LONGEST_HANG
     while time.monotonic() < until and os.path.isdir(host.root):
+        if end and os.path.exists(end):
+            return
         time.sleep(_LOOK)

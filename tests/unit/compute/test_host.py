@@ -14,7 +14,6 @@
 
 import json
 import os
-import pathlib
 import re
 from types import SimpleNamespace
 
@@ -285,33 +284,3 @@ def test_without_containers_of_2014_nothing_is_said(node, image, caplog):
     host.warn_of_legacy(node)
 
     assert "2014" not in caplog.text
-
-
-# -- claims that a crash left ----------------------------------------------------------
-
-
-def _abandon(node, uuid, in_use):
-    """A claim of a process that is gone."""
-    number = node.claims.claim(uuid, lambda: in_use)
-    owner = pathlib.Path(node.options.lock_dir, number, "owner")
-    owner.write_text(json.dumps({**json.loads(owner.read_text()), "boot_id": "gone"}))
-    return owner.parent
-
-
-def test_a_claim_that_a_crash_left_is_given_back_at_start(sim4, node4):
-    claim = _abandon(node4, support.UUID, [])
-
-    host.clear_stale_claims(node4)
-
-    assert not claim.exists()
-
-
-@pytest.mark.parametrize("left", ["vz/lock/101.lck", "vz/dump/Dump.101", "vz/root/101"])
-def test_a_claim_stays_while_anything_of_its_number_is_there(sim4, node4, left):
-    claim = _abandon(node4, support.UUID, [])
-    assert claim.name == "101"
-    sim4.root.joinpath(left).touch()
-
-    host.clear_stale_claims(node4)
-
-    assert claim.exists()

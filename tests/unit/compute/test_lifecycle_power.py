@@ -20,7 +20,7 @@ from nova.compute import power_state
 
 from nova import exception as nova_exception
 from ovznovadriver import exception
-from ovznovadriver.compute import host, lifecycle
+from ovznovadriver.compute import host, lifecycle, servers
 from ovznovadriver.openvz import vzctl
 from tests import support
 from tests.unit.compute import ports
@@ -155,6 +155,17 @@ def test_a_reboot_stops_as_asked_and_starts(sim, life, boot, instance, hard, exp
     assert ports.stops(sim) == expected
     assert sim.state(ctid) == "running"
     assert ports.taps(sim) == TAPS
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_a_hard_reboot_ends_a_resize_that_was_interrupted(life, boot, instance, hard):
+    boot()
+    container = servers.find(life._node, instance)
+    container.keep()
+
+    life.reboot(instance, ports.network_info(), hard=hard)
+
+    assert container.is_kept is not hard
 
 
 def test_a_soft_reboot_that_passes_its_limit_becomes_a_hard_one(

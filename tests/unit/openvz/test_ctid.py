@@ -16,6 +16,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -106,12 +107,50 @@ def test_a_highest_number_at_the_end_makes_gaps_be_used(claims):
     assert claims.claim(support.OTHER_UUID, lambda: taken) == "104"
 
 
-def test_without_any_number_left_none_is_given(claims, monkeypatch):
-    monkeypatch.setattr(command, "MAX_CTID", 103)
+def test_without_any_number_left_none_is_given(tmp_path):
+    claims = ctid.Claims(str(tmp_path), HOST, (101, 103))
 
     with pytest.raises(exception.NoFreeCtid, match="101 to 103"):
         claims.claim(support.UUID, lambda: [101, 102, 103])
     assert claims.numbers() == set()
+
+
+@given(
+    bounds=st.lists(st.integers(101, 130), min_size=2, max_size=2).map(sorted),
+    taken=st.sets(st.integers(1, 140)),
+)
+def test_numbers_are_chosen_within_bounds(bounds, taken):
+    first, last = bounds
+    claims = ctid.Claims("/nonexistent", HOST, (first, last))
+
+    candidates = list(claims._candidates(taken))
+
+    within = set(range(first, last + 1))
+    assert sorted(candidates) == sorted(within - taken)
+    above = [number for number in candidates if number > max(within & taken, default=0)]
+    assert candidates[: len(above)] == above == sorted(above)
+
+
+def test_a_certain_number_can_be_claimed_be_it_out_of_bounds(tmp_path):
+    claims = ctid.Claims(str(tmp_path), HOST, (200, 300))
+
+    claims.claim_this("101", support.UUID, nothing)
+
+    assert claims.find(support.UUID) == ["101"]
+    assert claims.has("101", ctid.ARRIVING)
+    assert claims.claim(support.OTHER_UUID, nothing) == "200"
+
+
+def test_a_certain_number_that_is_taken_is_not_claimed(claims, tmp_path):
+    claims.claim(support.UUID, nothing)
+    plant(tmp_path, 102, an_owner(host=OTHER_HOST))
+
+    for number, in_use in (("101", ()), ("102", ()), ("103", (103,))):
+        with pytest.raises(exception.ClaimError, match=f"CTID {number} is taken"):
+            claims.claim_this(number, support.UUID, lambda used=in_use: used)
+
+    assert claims.numbers() == {101, 102}
+    assert not claims.has("101", ctid.ARRIVING)
 
 
 def test_a_claim_that_cannot_be_signed_is_not_kept(claims, monkeypatch):
@@ -247,7 +286,7 @@ def test_a_claim_whose_owner_cannot_be_read_is_nobodys_and_stays(
 
     assert claims.owner("101") is None
     assert claims.find(support.UUID) == []
-    assert claims.clear_stale([]) == []
+    assert not claims.is_abandoned("101")
     assert claims.claim(support.UUID, nothing) == "102"
 
 
@@ -290,40 +329,33 @@ def test_another_hosts_claim_is_not_released(claims, tmp_path):
     assert claims.numbers() == {int(number)}
 
 
-def test_a_stale_claim_is_cleared_and_told(claims, tmp_path, caplog):
-    plant(tmp_path, 101, an_owner())
+def test_a_claim_is_given_back_at_once_or_not_at_all(claims, tmp_path, monkeypatch):
+    number = claims.claim(support.UUID, nothing)
+    monkeypatch.setattr(shutil, "rmtree", lambda path, **options: None)
 
-    assert claims.clear_stale([]) == ["101"]
+    claims.release(number)
+
     assert claims.numbers() == set()
-    assert support.UUID in caplog.text
+    (part,) = claims.parts()
+    monkeypatch.undo()
+    claims.remove_part(part)
+    assert os.listdir(tmp_path) == [".lock"]
 
 
-def test_a_claim_of_a_former_boot_is_stale(claims, tmp_path):
-    claims.claim(support.UUID, nothing)
-    path = tmp_path / "101/owner"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "boot_id": "former"}))
-
-    assert claims.clear_stale([]) == ["101"]
+# -- what the dead have left --------------------------------------------------------
 
 
-def test_a_claim_is_not_stale_while_anything_bears_its_number(claims, tmp_path):
+def test_a_claim_of_a_process_that_is_gone_is_abandoned(claims, tmp_path):
     plant(tmp_path, 101, an_owner())
-    plant(tmp_path, 102, an_owner())
+    plant(tmp_path, 102, an_owner(boot_id="former"))
+    plant(tmp_path, 103, an_owner(host=OTHER_HOST))
 
-    assert claims.clear_stale([101]) == ["102"]
-    assert claims.numbers() == {101}
-
-
-def test_another_hosts_claim_is_never_stale(claims, tmp_path):
-    plant(tmp_path, 101, an_owner(host=OTHER_HOST))
-
-    assert claims.clear_stale([]) == []
+    assert [claims.is_abandoned(ctid) for ctid in claims.ctids()] == [True, True, False]
 
 
-def test_a_claim_whose_process_runs_is_not_stale(claims):
-    claims.claim(support.UUID, nothing)
-
-    assert claims.clear_stale([]) == []
+def test_a_claim_whose_process_runs_is_not_abandoned(claims):
+    assert not claims.is_abandoned(claims.claim(support.UUID, nothing))
+    assert not claims.is_abandoned("555")
 
 
 def claim_and_wait(directory, ready):
@@ -332,17 +364,108 @@ def claim_and_wait(directory, ready):
     signal.pause()
 
 
-def test_a_killed_process_leaves_a_claim_that_can_be_cleared(claims, tmp_path):
+def test_a_killed_process_leaves_an_abandoned_claim(claims, tmp_path):
     ready = multiprocessing.get_context("spawn").Event()
     other = process(claim_and_wait, str(tmp_path), ready)
     other.start()
     assert ready.wait(LIMIT)
-    assert claims.clear_stale([]) == []
+    assert not claims.is_abandoned("101")
 
     other.kill()
+    # Its parent, this process, has not asked about it yet.
+    os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)
+
+    assert claims.is_abandoned("101")
     other.join(LIMIT)
 
-    assert claims.clear_stale([]) == ["101"]
+
+def test_half_of_a_claim_is_left_alone_while_somebody_may_be_writing_it(
+    claims, tmp_path
+):
+    (tmp_path / ".new-01").mkdir()
+    (tmp_path / ".new-02").mkdir()
+    os.utime(tmp_path / ".new-02", (1, 1))
+    plant(tmp_path, ".new-03", an_owner())
+    plant(tmp_path, ".new-04", an_owner(host=OTHER_HOST))
+    plant(tmp_path, ".new-05", json.dumps(vars(ctid.Owner.this_process("", HOST))))
+
+    assert claims.parts() == [".new-02", ".new-03"]
+    claims.remove_part(".new-02")
+    claims.remove_part("101")
+    assert claims.parts() == [".new-03"]
+    assert claims.numbers() == set()
+
+
+def test_a_claim_that_says_nothing_is_told_when_it_is_old(claims, tmp_path):
+    plant(tmp_path, 101, None)
+    plant(tmp_path, 102, None)
+    plant(tmp_path, 103, an_owner())
+    for number in ("102", "103"):
+        os.utime(tmp_path / number, (1, 1))
+
+    assert claims.unsigned() == ["102"]
+
+
+def test_an_empty_directory_is_a_claim_and_not_replaced(claims, tmp_path):
+    plant(tmp_path, 101, None)
+
+    assert not claims._take(101, support.UUID)
+    assert claims.owner("101") is None
+
+
+# -- UUIDs --------------------------------------------------------------------------
+
+
+def test_a_uuid_is_claimed_once_and_found(claims):
+    assert claims.claim_uuid(support.UUID) == support.UUID
+
+    assert claims.find(support.UUID) == [support.UUID]
+    assert claims.numbers() == set()
+    with pytest.raises(exception.ClaimError, match=HOST):
+        claims.claim_uuid(support.UUID)
+    claims.release(support.UUID)
+    assert claims.ctids() == []
+
+
+def test_a_uuid_that_the_dead_have_claimed_is_claimed_anew(claims, tmp_path):
+    plant(tmp_path, support.UUID, an_owner())
+    plant(tmp_path, support.OTHER_UUID, an_owner(host=OTHER_HOST))
+
+    claims.claim_uuid(support.UUID)
+
+    assert claims.owner(support.UUID).pid == os.getpid()
+    with pytest.raises(exception.ClaimError, match=OTHER_HOST):
+        claims.claim_uuid(support.OTHER_UUID)
+
+
+# -- how far a container is ---------------------------------------------------------
+
+
+def test_a_claim_says_how_far_its_container_is(claims, tmp_path):
+    number = claims.claim(support.UUID, nothing)
+    assert not claims.has(number, ctid.MADE)
+
+    claims.note(number, ctid.MADE)
+    claims.note("555", ctid.MADE)
+
+    assert claims.has(number, ctid.MADE)
+    assert not claims.has(number, ctid.REMOVING)
+    assert not (tmp_path / "555").exists()
+
+
+# -- the service --------------------------------------------------------------------
+
+
+def test_a_hosts_service_is_known_as_long_as_it_runs(claims, tmp_path):
+    assert claims.served_by() is None
+
+    claims.serve()
+
+    assert claims.served_by() == os.getpid()
+    assert ctid.Claims(str(tmp_path), OTHER_HOST).served_by() is None
+    (path,) = (tmp_path / ".lock").iterdir()
+    path.write_text(an_owner())
+    assert claims.served_by() is None
 
 
 # -- paused -------------------------------------------------------------------------

@@ -251,7 +251,7 @@ def test_a_link_is_not_followed(base: pathlib.Path, tmp_path: pathlib.Path) -> N
 def test_an_endless_file_is_refused(base: pathlib.Path) -> None:
     with (base / f"{CTID}.nics").open("wb") as file:
         file.truncate(2**20 + 1)
-    with pytest.raises(exception.InvalidValue, match="larger"):
+    with pytest.raises(exception.UnsafePath, match="larger"):
         hostends.read(str(base), CTID)
 
 

@@ -261,6 +261,21 @@ def test_proofs_that_were_left_are_removed(private: Path, dirs: dict[str, str]) 
     assert sorted(os.listdir(private)) == sorted([young, third])
 
 
+def test_a_proof_says_who_made_it(private: Path, dirs: dict[str, str]) -> None:
+    made = {
+        incoming.plant_proof(dirs=dirs, host=host): host
+        for host in ("host1", "h\u00f4te", "")
+    }
+
+    assert incoming.proofs(str(private)) == made
+
+
+@pytest.mark.parametrize("host", ["a\nb", "x" * 256])
+def test_a_proof_says_nothing_else(dirs: dict[str, str], host: str) -> None:
+    with pytest.raises(exception.InvalidValue):
+        incoming.plant_proof(dirs=dirs, host=host)
+
+
 @pytest.mark.parametrize("name", ["", "101", "../x", ".ovz-proof-", ".incoming-x"])
 def test_a_proof_has_no_other_name(
     private: Path, dirs: dict[str, str], name: str

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import pytest
 
+from ovznovadriver import exception
 from ovznovadriver.openvz import listing
 from ovznovadriver.openvz.tree import OPEN_DIR
 
@@ -177,6 +178,19 @@ def test_a_deep_tree_is_listed_without_a_descriptor_for_each_level(
         assert listed(top).entries == 301
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_tree_deeper_than_any_path_is_refused(top: Path) -> None:
+    here = os.open(top, os.O_RDONLY)
+    for _ in range(30):
+        os.mkdir("d" * 200, dir_fd=here)
+        below = os.open("d" * 200, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+
+    with pytest.raises(exception.UnsafePath, match="too long"):
+        listed(top, changing=True)
 
 
 def test_nothing_is_opened_that_would_block(top: Path) -> None:

@@ -305,6 +305,13 @@ def test_an_unreadable_sample_is_told(sim, monkeypatch):
     assert f"{sample} cannot be read" in refused(sim)
 
 
+def test_bounds_without_a_number_in_between_are_refused(sim4):
+    with pytest.raises(exception.ConfigurationError, match="ctid_first is 300 and"):
+        support.open_node(sim4, ctids=(300, 299))
+    node = support.open_node(sim4, ctids=(300, 300))
+    assert node.claims.claim(support.UUID, list) == "300"
+
+
 @pytest.mark.parametrize("layout", ["ploop", "nfs"])
 def test_a_layout_that_the_family_has_not_is_refused(sim9, layout):
     said = refused(sim9, layout=layout)

@@ -34,46 +34,18 @@ from ovznovadriver import exception
 from ovznovadriver.openvz import (
     extents,
     pack,
-    privileged,
     rootfs,
     template,
     unpack,
 )
 from tests import trees
 from tests.unit.openvz import hostile
+from tests.unit.openvz.pipes import Pipe
 
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0, reason="only root can give files away and make devices"
 )
 OFFSET = 100000
-
-
-class Pipe:
-    """A FIFO whose content is gathered.
-
-    :ivar content: what came out of it, when ``end`` was called
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.content = b""
-        os.mkfifo(path, 0o600)
-        self.reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        os.set_blocking(self.reader, True)
-        self._writer = os.open(path, os.O_WRONLY)
-        self._thread = threading.Thread(target=self._drain)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def _drain(self) -> None:
-        with os.fdopen(self.reader, "rb") as file:
-            self.content = file.read()
-
-    def end(self) -> bytes:
-        os.close(self._writer)
-        self._thread.join()
-        return self.content
 
 
 @pytest.fixture
@@ -369,63 +341,6 @@ def test_the_spool_takes_the_first_bytes_and_the_pipe_the_rest(
 
 
 # -- what must not be --------------------------------------------------------------
-
-
-def test_every_verb_of_these_modules_meets_hostile_trees() -> None:
-    assert set(pack.VERBS) == {"pack_contents", "pack_tree"}
-    assert set(unpack.VERBS) == {"restore_attributes"}
-    assert {*pack.VERBS, *unpack.VERBS} <= set(privileged.VERBS)
-
-
-@pytest.mark.parametrize("verb", ["pack_contents", "pack_tree", "both"])
-@pytest.mark.parametrize("where", ["x", "dir/x"])
-@pytest.mark.parametrize("plant", hostile.PLANTS)
-def test_nothing_outside_is_packed_or_touched(
-    node: hostile.Node, pipe: Pipe, plant: str, where: str, verb: str
-) -> None:
-    (node.root / "dir").mkdir()
-    hostile.PLANTS[plant](node.root / where, node.outside)
-    before = node.outside_state()
-    descriptors = len(os.listdir("/proc/self/fd"))
-
-    if verb == "both":
-        wait_for_clock()
-        packed = pack.pack_contents(**how(node, pipe))
-        pack.pack_tree(**how(node, pipe), packed=packed)
-    else:
-        privileged.VERBS[verb](**how(node, pipe), direct=True)
-
-    assert len(os.listdir("/proc/self/fd")) == descriptors
-    archive = pipe.end()
-    assert node.outside_state() == before
-    if plant != "hard_link":  # which is that file
-        assert hostile.SECRET not in archive
-    if verb != "pack_contents":
-        assert (where in members(archive)) == (plant != "socket")
-
-
-@pytest.mark.parametrize("plant", hostile.PLANTS)
-@pytest.mark.parametrize("where", ["x", "dir", "dir/x", ".ovz-snapshot", "list"])
-def test_nothing_outside_gets_attributes(
-    node: hostile.Node, plant: str, where: str
-) -> None:
-    stage = node.root / ".ovz-snapshot"
-    if where != ".ovz-snapshot":
-        stage.mkdir()
-        lines = [_line(p) for p in ("x", "dir", "dir/x", "x/target", "dir/x/target")]
-        (stage / "attributes.0").write_text("".join(lines))
-    if where == "list":
-        where = ".ovz-snapshot/attributes.1"
-    (node.root / where).parent.mkdir(exist_ok=True)
-    hostile.PLANTS[plant](node.root / where, node.outside)
-    before = node.outside_state()
-
-    with contextlib.suppress(exception.OvzError):
-        unpack.restore_attributes(**node.place, uid=0, gid=0, seconds=9)
-
-    if plant != "hard_link":
-        assert node.outside_state() == before
-        assert os.listxattr(node.outside / "target") == []
 
 
 def _line(path: str, mode: int = 0o640, **found: str) -> str:

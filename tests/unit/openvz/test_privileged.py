@@ -23,7 +23,14 @@ import pytest
 from hypothesis import given, strategies
 
 from ovznovadriver import exception
-from ovznovadriver.openvz import incoming, permit, privileged, processes, rootfs
+from ovznovadriver.openvz import (
+    incoming,
+    permit,
+    privileged,
+    processes,
+    rootfs,
+    survey,
+)
 
 ENV = {"PATH": "/usr/bin:/bin"}
 PROJECT = pathlib.Path(__file__).parents[3]
@@ -90,12 +97,12 @@ def test_every_verb_is_known_here() -> None:
         *("ping", "run", *rootfs.VERBS),
         *("pack_contents", "pack_tree", "restore_attributes"),
         *("write_host_ends", "announce", *TOOL_VERBS),
-        *("send_tree", *incoming.VERBS),
+        *("send_tree", *incoming.VERBS, *survey.VERBS),
     }
 
 
 #: Those that run ip and tc.
-TOOL_VERBS = ("apply_host_ends", "check_host_ends", "drop_host_ends")
+TOOL_VERBS = ("apply_host_ends", "check_host_ends", "drop_host_ends", "drop_pairs")
 
 
 @pytest.mark.parametrize("verb", ["write_host_ends", "announce", *TOOL_VERBS])

@@ -11,6 +11,7 @@
 # under the License.
 """Swapping root trees, wherever it is interrupted."""
 
+import contextlib
 import os
 
 import pytest
@@ -179,6 +180,44 @@ def test_wherever_it_is_killed_it_can_be_settled(
     # The helper's own removal takes away what was not swapped.
     assert set(found) <= {look.named(HELPER)}
     assert [name for name in os.listdir(dirs["conf"]) if name.endswith(".rescue")] == []
+
+
+@pytest.mark.parametrize("number", range(1, 12))
+@pytest.mark.parametrize("way", ["in", "out"])
+def test_wherever_it_is_killed_it_is_rescued_or_is_not(
+    dirs, sub, look, monkeypatch, number, way
+):
+    if way == "out":
+        swap.swap_in(**both(dirs, sub))
+    with monkeypatch.context() as patch, contextlib.suppress(Killed):
+        kill_at(patch, number)
+        if way == "in":
+            swap.swap_in(**both(dirs, sub))
+        else:
+            swap.swap_out(**both(dirs, sub, SPARE))
+    place = {"dirs": dirs, "ctid": CTID, "sub": sub}
+
+    for _ in range(2):
+        swap.settle_swap(**place)
+
+    found = look()
+    rescued = swap.state(**place) is not None
+    assert found.pop(look.named(CTID)) == ("fresh" if rescued else "own")
+    if rescued:
+        assert found.pop(look.named(CTID, "instance")) == "own"
+    assert set(found) <= {look.named(HELPER)}
+
+
+def test_one_that_is_rescued_stays_so(dirs, sub, look):
+    place = {"dirs": dirs, "ctid": CTID, "sub": sub}
+    assert swap.settle_swap(**place) is False
+    swap.swap_in(**both(dirs, sub))
+    before = look()
+
+    assert swap.settle_swap(**place) is False
+
+    assert look() == before
+    assert swap.state(**place) == {"tree": HELPER, "whole": True}
 
 
 def test_a_container_that_got_the_number_meanwhile_is_not_touched(dirs, sub, look):

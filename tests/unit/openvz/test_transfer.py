@@ -315,6 +315,28 @@ def test_progress_rises_to_the_whole(two: Two) -> None:
     assert threads == {threading.current_thread()}
 
 
+def test_what_it_works_in_says_which_process_it_belongs_to(
+    two: Two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "temporary"
+    place.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(place))
+    call = two.here.executor.call
+    seen: list[str] = []
+
+    def noting(verb: str, **options: object) -> object:
+        seen.extend(os.listdir(place))
+        return call(verb, **options)
+
+    monkeypatch.setattr(two.here.executor, "call", noting)
+
+    two.transfer.send(two.ctid, KEY, progress=lambda _: None)
+
+    assert seen
+    assert all(name.startswith(f"ovz-{os.getpid()}-") for name in seen)
+    assert os.listdir(place) == []
+
+
 # -- what is known before -----------------------------------------------------------
 
 

@@ -85,3 +85,34 @@ def test_addresses_are_announced_where_there_are_some(container, monkeypatch):
     container.wiring.announce(LIMITED[1:])
 
     assert [request["names"] for request in asked] == [["tap1"]]
+
+
+def test_a_pair_that_vzctl_did_not_take_goes_and_nothing_is_asked_without(
+    sim9, node9, image9
+):
+    container = support.create(node9, image9, configure=support.with_interfaces)
+    container.wiring.keep(support.ENDS)
+    for name, peer in (("tap0", "ovp0"), ("ovp0", "tap0"), ("tap1", "eth7")):
+        sim9.add_nic(name)
+        sim9.note_link(name, kind="veth", peer=peer)
+    assert container.wiring.left() == ["ovp0"]
+
+    container.wiring.drop_pairs()
+
+    # The other is at its place in some container.
+    assert sim9.nics() == ["tap1"]
+    sim9.clear_commands()
+    container.wiring.drop_pairs()
+    assert sim9.commands() == []
+
+
+def test_a_pair_that_cannot_be_removed_is_told(sim9, node9, image9):
+    container = support.create(node9, image9)
+    container.wiring.keep(support.ENDS)
+    for name, peer in (("tap0", "ovp0"), ("ovp0", "tap0")):
+        sim9.add_nic(name)
+        sim9.note_link(name, kind="veth", peer=peer)
+    sim9.fail("ip", nth=2, rc=2, stderr="busy\n")
+
+    with pytest.raises(exception.CleanupFailed, match="busy"):
+        container.wiring.drop_pairs()

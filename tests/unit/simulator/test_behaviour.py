@@ -17,6 +17,7 @@ import json
 import os
 import tarfile
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -409,8 +410,8 @@ def test_a_blind_vzlist_shows_nothing_and_succeeds(running: SimNode) -> None:
 
 
 def test_vzmigrate_moves_a_running_container(tmp_path: Path) -> None:
-    there = SimNode(tmp_path / "there", "4")
-    here = SimNode(tmp_path / "here", "4", peers={"there": there})
+    there = SimNode(tmp_path / "there", "4", openvz_kernel=True)
+    here = SimNode(tmp_path / "here", "4", peers={"there": there}, openvz_kernel=True)
     here.add_template("debian", {"root/note": "hello"})
     done(here.run("vzctl", "create", "101", "--ostemplate", "debian", "--name", "x"))
     done(here.run("vzctl", "start", "101"))
@@ -424,18 +425,40 @@ def test_vzmigrate_moves_a_running_container(tmp_path: Path) -> None:
 
 
 def test_vzmigrate_refuses(tmp_path: Path) -> None:
-    there = SimNode(tmp_path / "there", "4")
-    here = SimNode(tmp_path / "here", "4", peers={"there": there})
+    there = SimNode(tmp_path / "there", "4", openvz_kernel=True)
+    here = SimNode(tmp_path / "here", "4", peers={"there": there}, openvz_kernel=True)
     for node in (here, there):
         node.add_template("debian")
         done(node.run("vzctl", "create", "101", "--ostemplate", "debian"))
-    assert here.run("vzmigrate", "elsewhere", "101").rc == 2
+    assert here.run("vzmigrate", "elsewhere", "101").rc == 4
     assert here.run("vzmigrate", "there", "101").rc == 9
+    assert here.run("vzmigrate", "--online", "there", "101").rc == 2
     done(there.run("vzctl", "destroy", "101"))
+    done(here.run("vzctl", "start", "101"))
     there.switch("other_cpu", True)
     assert here.run("vzmigrate", "--online", "there", "101").rc == 18
-    (here.lock_dir / "101.lck").write_text(f"{os.getpid()}\n")
+    there.switch("openvz_kernel", False)
+    assert here.run("vzmigrate", "--online", "there", "101").rc == 14
+    # Of a process that is gone, too.
+    (here.lock_dir / "101.lck").write_text("4194305\n")
     assert here.run("vzmigrate", "there", "101").rc == 20
+    assert here.run("vzmigrate", "there", "102").rc == 10
+
+
+@pytest.mark.parametrize("step", "prepare copy freeze dump sync undump resume".split())
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_vzmigrate_undoes_what_it_did(
+    tmp_path: Path, step: str, when: Literal["before", "after"]
+) -> None:
+    there = SimNode(tmp_path / "there", "4", openvz_kernel=True)
+    here = SimNode(tmp_path / "here", "4", peers={"there": there}, openvz_kernel=True)
+    here.add_template("debian")
+    done(here.run("vzctl", "create", "101", "--ostemplate", "debian", "--name", "x"))
+    done(here.run("vzctl", "start", "101"))
+    here.fail("vzmigrate", step, rc=77, when=when)
+    assert here.run("vzmigrate", "--online", "-r", "no", "there", "101").rc == 77
+    assert here.state(101) == "running"
+    assert there.leftovers(101) == []
 
 
 # -- the node itself ----------------------------------------------------------

@@ -24,6 +24,7 @@ from pathlib import Path
 import pytest
 
 from tests.simulator.node import SIMULATOR, Family, SimNode
+from tests.simulator.orders import When
 
 PATIENCE = 20.0
 
@@ -249,6 +250,86 @@ def test_the_caller_can_be_lost_after_the_work(running: SimNode) -> None:
     assert caller.returncode == -signal.SIGKILL
     assert "survived" not in output
     assert running.state("101") == "stopped"
+
+
+def _service(node: SimNode, *commands: str) -> subprocess.Popen[str]:
+    """A process that runs commands of the node's, one after the other."""
+    script = "; ".join(f"{node.bin_dir}/{command}" for command in commands)
+    return subprocess.Popen(
+        ["/bin/sh", "-c", f"read go; {script}; echo survived"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("when", "state", "locked"),
+    [("before", "running", True), ("after", "stopped", False)],
+)
+def test_a_service_can_crash_with_any_of_its_commands(
+    running: SimNode, when: When, state: str, locked: bool
+) -> None:
+    service = _service(running, "vzctl --version", "vzlist", "vzctl stop 101")
+    running.clear_commands()
+    running.crash(service.pid, nth=3, when=when)
+
+    output = service.communicate("go\n", timeout=PATIENCE)[0]
+
+    assert service.returncode == -signal.SIGKILL
+    assert "survived" not in output
+    last = running.commands()[-1]
+    wait_for(lambda: not Path(f"/proc/{last.pid}").exists())
+    assert last.subcommand == "stop"
+    assert running.state("101") == state
+    assert (running.lock_dir / "101.lck").exists() == locked
+
+
+def test_a_command_can_outlive_its_service_and_have_the_lock(
+    running: SimNode,
+) -> None:
+    service = _service(running, "vzctl stop 101")
+    running.clear_commands()
+    running.crash(service.pid, outlives=True)
+    assert service.stdin is not None
+    service.stdin.write("go\n")
+    service.stdin.flush()
+
+    # It has the service's output, and so is not waited for by reading that.
+    assert service.wait(timeout=PATIENCE) == -signal.SIGKILL
+    assert call(running, "vzctl", "start", "101").returncode == 9
+    assert running.state("101") == "running"
+    running.go_on()
+    pid = running.commands()[0].pid
+    wait_for(lambda: not Path(f"/proc/{pid}").exists())
+    assert running.state("101") == "stopped"
+    assert not (running.lock_dir / "101.lck").exists()
+    service.communicate()
+
+
+@pytest.mark.parametrize("command", ["vzctl --version", "vzctl stop 999", "true"])
+def test_a_service_crashes_also_with_a_command_that_does_nothing(
+    running: SimNode, command: str
+) -> None:
+    running.watch("true")
+    for when in ("before", "after"):
+        service = _service(running, command)
+        running.crash(service.pid, when=when)
+
+        service.communicate("go\n", timeout=PATIENCE)
+
+        assert service.returncode == -signal.SIGKILL, when
+
+
+def test_programs_of_the_machine_can_be_watched(node: SimNode) -> None:
+    node.watch("cat")
+
+    done = subprocess.run(
+        [node.bin_dir / "cat", "-"], input=b"as it is", capture_output=True, check=True
+    )
+
+    assert done.stdout == b"as it is"
+    assert [(call.argv, call.rc) for call in node.commands()] == [(("cat", "-"), 0)]
 
 
 def test_standard_input_reaches_a_command_and_is_kept(running: SimNode) -> None:

@@ -1,0 +1,404 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Live migration: a container goes to another host while it runs, by vzmigrate.
+
+The hosts tell each other what they are by what Nova carries between them; root's ssh,
+which vzmigrate uses, is all that they need besides. The container keeps its CTID. It
+bears the tag of the host that it comes from until Nova says that it has arrived, and is
+nobody's server in between: only the claim of its CTID says whose it is on the new host.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from nova.compute import utils as compute_utils
+from nova.network import model
+from nova.objects import migrate_data as migrate_data_obj
+from oslo_log import log as logging
+
+from nova import exception as nova_exception
+from nova.virt import driver as nova_driver
+from ovznovadriver import exception
+from ovznovadriver.compute import lifecycle, network, servers
+from ovznovadriver.openvz import ctid, moving, transfer, wiring
+from ovznovadriver.openvz import node as ovz_node
+from ovznovadriver.openvz.container import OvzContainer, OvzContainers
+from ovznovadriver.openvz.vzlist import State
+
+LOG = logging.getLogger(__name__)
+
+#: The version of what the hosts tell each other.
+VERSION = 1
+
+
+class LiveMigrations:
+    """What Nova asks of the two ends of a live migration; see Migrations."""
+
+    def __init__(
+        self,
+        node: ovz_node.Node,
+        life: lifecycle.Lifecycle,
+        network: network.Network,
+    ) -> None:
+        self._node = node
+        self._life = life
+        self._network = network
+
+    # -- before, on the destination ---------------------------------------------------
+
+    def check_destination(
+        self, instance: Any, address: str, block_migration: bool | None
+    ) -> migrate_data_obj.LibvirtLiveMigrateData:
+        """What the source needs to know of this host.
+
+        :param address: at which root here can be reached
+        :param block_migration: None lets the driver decide
+        :raises MigrationPreCheckError: no server can come here, as it runs
+        """
+        with _Refusing():
+            self._refuse_family()
+            if block_migration is False:
+                raise exception.TransferError(
+                    "a live migration brings the server's files along: ask for it with"
+                    " block_migration 'auto' or True"
+                )
+            self._refuse_copy(instance)
+            proof = self._node.executor.call("plant_proof", dirs=self._areas())
+        return migrate_data_obj.LibvirtLiveMigrateData(
+            filename=proof,
+            image_type=_tell(facts=transfer.local_facts(self._node).as_dict()),
+            target_connect_addr=address,
+            # As every driver must say; there is no list of disks to be made.
+            is_shared_instance_path=False,
+            is_shared_block_storage=False,
+            block_migration=False,
+        )
+
+    def end_check(self, migrate_data: Any) -> None:
+        """Remove what :meth:`check_destination` has made."""
+        self._node.executor.call(
+            "remove_proof", dirs=self._areas(), name=migrate_data.filename
+        )
+
+    def check_number(self, instance: Any, migrate_data: Any) -> Any:
+        """See that the CTID of a server that is to come is free here.
+
+        :returns: migrate_data, as it is
+        :raises MigrationPreCheckError: it is not
+        """
+        with _Refusing():
+            number = _told(migrate_data, "ctid")["ctid"]
+            stale = OvzContainer.find_remains(self._node, instance.uuid)
+            free = stale is not None and stale.ovz_id == number
+            if not free and number in OvzContainers.ctid_in_use(self._node):
+                raise exception.ClaimError(_taken(number, self._node.host))
+        return migrate_data
+
+    def prepare(self, instance: Any, network_info: Any, migrate_data: Any) -> Any:
+        """Claim the CTID, and have the ports ready.
+
+        What is left of the server here, from a stay before, is removed.
+
+        :raises OvzError: it cannot come. Nova then calls :meth:`roll_back`.
+        """
+        told = _told(migrate_data, "ctid", "ends")
+        self._refuse_copy(instance)
+        if OvzContainer.find_remains(self._node, instance.uuid) is not None:
+            LOG.warning("Removing what an earlier stay has left", instance=instance)
+            self._life.destroy(instance, None, destroy_vifs=False, keep_incoming=True)
+        coming = _vifs_here(network_info, migrate_data)
+        nics = self._network.nics(instance, coming)
+        if sorted(nic.devname for nic in nics) != told["ends"]:
+            raise exception.NetworkUnsupported(
+                f"the server's host ends are {', '.join(told['ends'])}, and its ports"
+                " would have others here"
+            )
+        self._claim(instance, told["ctid"])
+        ends = network.host_ends(nics, servers.limits(self._node, instance.flavor))
+        wiring.Wiring(self._node, told["ctid"]).refuse_taken(ends)
+        self._network.plug(instance, coming)
+        if "vifs" in migrate_data and not all(nic.bridge for nic in nics):
+            # Nova would have the source wait until Neutron sees the host ends, which
+            # come into being with the container. Its own network_info will do there.
+            delattr(migrate_data, "vifs")
+        return migrate_data
+
+    def _claim(self, instance: Any, number: str) -> None:
+        def in_use() -> set[int]:
+            known = {info.ctid for info in self._node.look.containers()}
+            known |= set(OvzContainers.list_vz_artifacts(self._node))
+            return {int(other) for other in known if other.isdecimal()}
+
+        try:
+            self._node.claims.claim_this(number, instance.uuid, in_use)
+        except exception.ClaimError as error:
+            raise exception.ClaimError(_taken(number, self._node.host)) from error
+
+    def _refuse_family(self) -> None:
+        if not self._node.family.moves_live:
+            raise exception.TransferError(
+                f"no server moves live with {self._node.family.name}: migrate it cold"
+            )
+
+    def _refuse_copy(self, instance: Any) -> None:
+        """Refuse a server of which a container runs here already."""
+        there = OvzContainer.find_remains(self._node, instance.uuid)
+        if there is not None and _runs(there):
+            raise exception.TransferError(
+                f"container {there.ovz_id} of this server runs on host"
+                f" {self._node.host} already"
+            )
+
+    def _areas(self) -> dict[str, str]:
+        return {"private": self._node.paths.private}
+
+    # -- before, and the move itself, on the source -----------------------------------
+
+    def check_source(
+        self, instance: Any, block_device_info: Any, migrate_data: Any
+    ) -> Any:
+        """See whether a server can go, as it runs.
+
+        :param migrate_data: of :meth:`check_destination`
+        :returns: it, with what the destination needs to know
+        :raises MigrationPreCheckError: it cannot; nothing has changed
+        """
+        with _Refusing():
+            told = _told(migrate_data, "facts")
+            self._refuse_family()
+            if nova_driver.block_device_info_get_mapping(block_device_info):
+                raise exception.TransferError("a server with volumes cannot move live")
+            theirs = transfer.Facts.from_dict(told["facts"])
+            if self._node.executor.call(
+                "find_proof", dirs=self._areas(), name=migrate_data.filename
+            ):
+                raise exception.TransferError(
+                    f"host {theirs.host} has its private areas where this one has"
+                    " them, and vzmigrate would remove the server's files there"
+                )
+            container = servers.find(self._node, instance)
+            if container.refresh() is not State.RUNNING:
+                raise exception.TransferError(
+                    f"container {container.ovz_id} is {container.state.value}, and only"
+                    " one that is running can move live"
+                )
+            ours = transfer.local_facts(self._node)
+            reason = transfer.refusal(ours, theirs)
+            # To measure the tree takes long.
+            reason = reason or transfer.refusal(
+                ours, theirs, needed_kb=container.tree_kb()
+            )
+            if reason is not None:
+                raise exception.TransferError(reason)
+            self._move(container.ovz_id, migrate_data).check()
+            nics = self._network.nics(instance, instance.get_network_info())
+        ends = sorted(nic.devname for nic in nics)
+        migrate_data.image_type = _tell(**told, ctid=container.ovz_id, ends=ends)
+        return migrate_data
+
+    def _move(self, number: str, migrate_data: Any) -> moving.Move:
+        return moving.Move(self._node, number, migrate_data.target_connect_addr)
+
+    def move(
+        self,
+        context: Any,
+        instance: Any,
+        dest: str,
+        post_method: Callable[..., None],
+        recover_method: Callable[..., None],
+        block_migration: bool | None,
+        migrate_data: Any,
+    ) -> None:
+        """Move a server, and tell Nova where it is then.
+
+        :param post_method: what Nova does when it is there
+        :param recover_method: what Nova does when it is here, as before
+        :raises OvzError: nobody knows; nothing is removed on either host
+        """
+        number = _told(migrate_data, "ctid")["ctid"]
+        outcome = self._move(number, migrate_data).run()
+        if outcome.reason:
+            told = {"place": outcome.place.value, "reason": outcome.reason}
+            LOG.error("It is %(place)s: %(reason)s", told, instance=instance)
+        if outcome.place is moving.Place.THERE:
+            post_method(context, instance, dest, block_migration, migrate_data)
+        elif outcome.place is moving.Place.HERE:
+            recover_method(context, instance, dest, migrate_data)
+        else:
+            reason = (
+                f"container {number} is on {self._node.host}, on {dest}, or on both;"
+                " nothing was removed. See 'When it fails half-way' in the driver's"
+                " documentation of migration."
+            )
+            error = exception.TransferError(reason)
+            # Nova sets the server to ERROR, and would say no reason.
+            note = compute_utils.add_instance_fault_from_exc
+            note(context, instance, error, fault_message=reason)
+            raise error
+
+    # -- after, on the source ---------------------------------------------------------
+
+    def unplug(self, instance: Any, network_info: Any) -> None:
+        """Remove the ports of a server that has left.
+
+        What fails is logged: Nova would otherwise not finish on the other host.
+        """
+        try:
+            self._network.unplug(instance, network_info)
+        except exception.CleanupFailed:
+            LOG.exception("A port is left", instance=instance)
+
+    def clean_up(
+        self,
+        instance: Any,
+        network_info: Any,
+        migrate_data: Any,
+        *,
+        destroy_disks: bool,
+        destroy_vifs: bool,
+    ) -> None:
+        """Remove all that is left of a server.
+
+        :param migrate_data: None where it did not move live; otherwise what fails is
+            logged, as for :meth:`unplug`
+        """
+        try:
+            self._life.destroy(
+                instance,
+                network_info,
+                destroy_disks=destroy_disks,
+                destroy_vifs=destroy_vifs,
+            )
+        except exception.OvzError:
+            if migrate_data is None:
+                raise
+            LOG.exception("Something is left of it here", instance=instance)
+
+    # -- after, on the destination ----------------------------------------------------
+
+    def arrive(self, instance: Any, network_info: Any) -> None:
+        """Make the container that has come this host's own, with its network.
+
+        :raises InstanceNotFound: there is none
+        :raises InterfaceMissing: it has not all of its interfaces
+        """
+        container = self.adopt(instance) or servers.find(self._node, instance)
+        limits = servers.limits(self._node, instance.flavor)
+        try:
+            with container.changes():
+                lifecycle.apply_limits(container, limits)
+        except exception.CommandFailed as error:
+            LOG.warning("It keeps the limits that it had: %s", error, instance=instance)
+        if container.refresh() is not State.RUNNING:
+            LOG.error("It does not run any more", instance=instance)
+            return
+        nics = self._network.nics(instance, network_info)
+        ends = network.host_ends(nics, limits)
+        container.wiring.keep(ends)
+        container.wiring.connect(ends)
+        container.wiring.announce(ends)
+
+    def adopt(self, instance: Any) -> OvzContainer | None:
+        """Tag the container of a server that has come for this host.
+
+        :returns: it; None where none has come
+        """
+        claims = self._node.claims
+        came = (claims.has(c, ctid.ARRIVING) for c in claims.find(instance.uuid))
+        container = any(came) and OvzContainer.find_remains(self._node, instance.uuid)
+        if not container or container.host == self._node.host:
+            return None
+        container.host = self._node.host
+        container.save_ovz_metadata()
+        claims.note(container.ovz_id, ctid.MADE)
+        return container
+
+    def roll_back(self, instance: Any, network_info: Any, migrate_data: Any) -> None:
+        """Remove what has come of a server that runs on where it was.
+
+        :raises CleanupFailed: with what could not be removed
+        """
+        self._life.destroy(instance, _vifs_here(network_info, migrate_data))
+
+
+class _Refusing:
+    """A block whose errors are reasons why a server cannot move."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, exception.OvzError):
+            reason = str(error)
+            raise nova_exception.MigrationPreCheckError(reason=reason) from error
+
+
+def _runs(container: OvzContainer) -> bool:
+    try:
+        return container.state in (State.RUNNING, State.PAUSED, State.UNKNOWN)
+    except exception.ContainerNotFound:
+        return False
+
+
+def _taken(number: str, host: str) -> str:
+    return (
+        f"CTID {number} is taken on host {host}: give each host CTIDs of its own, by"
+        " [openvz]ctid_first and [openvz]ctid_last"
+    )
+
+
+def _vifs_here(network_info: Any, migrate_data: Any) -> Any:
+    """The ports as they are bound to the destination, where Neutron can tell."""
+    if migrate_data is None or "vifs" not in migrate_data:
+        return network_info
+    return model.NetworkInfo([vif.get_dest_vif() for vif in migrate_data.vifs])
+
+
+def _tell(**told: Any) -> str:
+    """What one host tells the other.
+
+    It goes in ``image_type``, as classes and fields of our own would break conductors
+    that have not this driver, and no other field holds a text that Nova leaves alone.
+    """
+    return json.dumps({**told, "version": VERSION})
+
+
+def _told(migrate_data: Any, *wanted: str) -> dict[str, Any]:
+    """What the other host tells.
+
+    :param wanted: what has to be in it
+    :raises TransferError: it is of another version, or makes no sense
+    """
+    senseless = exception.TransferError(
+        "what the other host says of itself makes no sense: is it this driver's?"
+    )
+    try:
+        told: dict[str, Any] = json.loads(migrate_data.image_type)
+        version = told.pop("version")
+    # Nova's objects raise NotImplementedError for what was never set.
+    except (
+        *(AttributeError, KeyError, NotImplementedError),
+        *(RecursionError, TypeError, ValueError),
+    ) as error:
+        raise senseless from error
+    if version == VERSION and not told.keys() >= set(wanted):
+        raise senseless
+    if version != VERSION:
+        raise exception.TransferError(
+            f"the other host speaks version {version} of live migration, and this one"
+            f" version {VERSION}: install the same driver on both"
+        )
+    return told
