@@ -315,10 +315,17 @@ class Lifecycle:
     def power_off(self, instance: Any, timeout: int = 0) -> None:
         """Stop a server.
 
+        One that has no container is off: Nova's rebuild, tried again after a crash in
+        the middle of it, begins with this.
+
         :param timeout: seconds for a clean stop; 0 kills it
         :raises InstancePowerOffFailure: it still runs
         """
-        container = self._find(instance)
+        try:
+            container = self._find(instance)
+        except nova_exception.InstanceNotFound:
+            LOG.warning("It has no container that could run", instance=instance)
+            return
         if container.state is State.SUSPENDED:
             container.discard_dump()
         if timeout and container.state is State.RUNNING:

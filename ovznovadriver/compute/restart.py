@@ -27,9 +27,10 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from nova.compute import power_state, task_states, vm_states
+from nova.compute import power_state, rpcapi, task_states, vm_states
 from oslo_log import log as logging
 
+from nova import exception as nova_exception
 from nova import objects
 from ovznovadriver import exception
 from ovznovadriver.compute import interfaces, lifecycle, network, recovery, rescue
@@ -79,6 +80,7 @@ class Rule:
     :ivar done: what is done about it
     :ivar concerns: whether a server may be in it, by what Nova knows alone
     :ivar act: does it
+    :ivar gone_too: whether it also concerns a server that has no container here
     """
 
     kind: str
@@ -86,6 +88,7 @@ class Rule:
     done: str
     concerns: Callable[[Any], bool]
     act: Callable[[Restart, Any, OvzContainer], str | None]
+    gone_too: bool = False
 
 
 class Restart:
@@ -132,20 +135,22 @@ class Restart:
             LOG.exception("What was under way with the servers is not known")
             return
         for instance in instances:
-            container = containers.get(instance.uuid)
-            if container is not None and instance.host == self.node.host:
-                self._look_at(instance, container)
+            if instance.host == self.node.host:
+                self._look_at(instance, containers.get(instance.uuid))
         here = {instance.uuid for instance in instances}
         for finding in self._arrivals(here):
             LOG.warning("Recovery: %s: %s", finding.subject, finding.what)
             recovery.apply(finding)
 
-    def _look_at(self, instance: Any, container: OvzContainer) -> None:
+    def _look_at(self, instance: Any, container: OvzContainer | None) -> None:
+        bare = OvzContainer(self.node, "", uuid=instance.uuid)
         for rule in RULES:
+            if container is None and not rule.gone_too:
+                continue
             try:
                 if not rule.concerns(instance):
                     continue
-                done = rule.act(self, instance, container)
+                done = rule.act(self, instance, container or bare)
                 if done:
                     LOG.warning("Recovery: %s", done, instance=instance)
             except Exception:
@@ -297,6 +302,26 @@ class Restart:
         _save(instance, vm_states.ERROR, instance.power_state)
         return "it was arriving, or being resized: a hard reboot finishes that"
 
+    def revert_again(self, instance: Any, _container: OvzContainer) -> str | None:
+        """Have Nova revert a move once more, from the beginning: each step may be done.
+
+        So nobody can confirm it, when the container is gone here and only the one that
+        it came from is left.
+        """
+        try:
+            migration = objects.Migration.get_by_instance_and_status(
+                self.context, instance.uuid, "reverting"
+            )
+        except nova_exception.MigrationNotFoundByStatus:
+            return None
+        if migration.dest_compute != self.node.host:
+            return None
+        wanted = objects.RequestSpec.get_by_instance_uuid(self.context, instance.uuid)
+        rpcapi.ComputeAPI().revert_resize(
+            self.context, instance, migration, self.node.host, wanted
+        )
+        return "its move was being reverted: that begins anew"
+
     def undo_shelving(self, instance: Any, container: OvzContainer) -> str | None:
         """Let a server that was being shelved be what it was."""
         runs = instance.vm_state == vm_states.ACTIVE
@@ -427,6 +452,14 @@ RULES: tuple[Rule, ...] = (
         " failed",
         _is_resized,
         Restart.fail_arrival,
+    ),
+    Rule(
+        "reverting",
+        "a server whose move to this host, or resize, was being reverted",
+        "that begins anew",
+        lambda instance: instance.task_state == task_states.RESIZE_REVERTING,
+        Restart.revert_again,
+        gone_too=True,
     ),
     Rule(
         "shelving",

@@ -55,7 +55,9 @@ def _feed(target: int) -> None:
 
 def _may_pass(place: str) -> bool:
     with socket.socket(socket.AF_UNIX) as link, link.makefile("rwb", 0) as lines:
-        link.connect(place)
+        # The whole path may be longer than a socket's can be.
+        os.chdir(os.path.dirname(place))
+        link.connect(os.path.basename(place))
         lines.write(READY)
         # The service's end, too, ends the wait.
         return lines.readline() == GO

@@ -105,7 +105,7 @@ class _Note:
     """The file that says what is being swapped."""
 
     def __init__(self, directory: str, ctid: str) -> None:
-        self._path = os.path.join(directory, f"{tree.checked_ctid(ctid)}.rescue")
+        self.path = os.path.join(directory, f"{tree.checked_ctid(ctid)}.rescue")
 
     def write(self, other: str, inode: int | None, own: int | None) -> None:
         """Put it down.
@@ -115,23 +115,23 @@ class _Note:
         :param own: the container's own tree's
         """
         text = json.dumps({"tree": other, "inode": inode, "own": own})
-        tree.replace_file(self._path, text.encode(), 0o600)
+        tree.replace_file(self.path, text.encode(), 0o600)
 
     def read(self) -> dict[str, Any] | None:
         try:
-            content, _ = tree.read_plain(self._path, _NOTE_LIMIT)
+            content, _ = tree.read_plain(self.path, _NOTE_LIMIT)
             found = json.loads(content)
             tree.checked_ctid(found["tree"])
             found["inode"], found["own"]
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise exception.OvzError(f"{self._path} cannot be read: {error}") from error
+            raise exception.OvzError(f"{self.path} cannot be read: {error}") from error
         return dict(found)
 
     def remove(self) -> None:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._path)
+            os.unlink(self.path)
 
 
 def swap_in(*, dirs: dict[str, str], ctid: str, sub: str, other: str) -> None:
@@ -203,14 +203,22 @@ def state(*, dirs: dict[str, str], ctid: str, sub: str) -> dict[str, Any] | None
     :param dirs: private, conf
     :returns: {"tree": the CTID that the other tree has to do with, "whole": the
         container has the other tree, and all is where it belongs}
+    :raises OvzError: it has neither of the two trees, as after a backup was restored
     """
     tree.checked_sub(sub)
-    found = _Note(dirs["conf"], ctid).read()
+    note = _Note(dirs["conf"], ctid)
+    found = note.read()
     if found is None:
         return None
     with _opened(dirs["private"]) as base, tree.named_errors("look at", ctid):
-        own = _Area(base, ctid, sub).identity()
-    whole = own is not None and own == found["inode"]
+        has = _Area(base, ctid, sub).identity()
+    if has not in (None, found["own"], found["inode"]):
+        raise exception.OvzError(
+            f"container {ctid} has another tree than {note.path} knows: if it is"
+            " its own, remove that file; if it is the one that rescues it, move the"
+            f" tree in its /{PLACE} to its place, and remove the file then"
+        )
+    whole = has is not None and has == found["inode"]
     return {"tree": found["tree"], "whole": whole}
 
 

@@ -580,7 +580,11 @@ class _Gate:
         with contextlib.ExitStack() as stack:
             self.path = _scratch_path(stack, "gate")
             self._listener = stack.enter_context(socket.socket(socket.AF_UNIX))
-            self._listener.bind(self.path)
+            directory, name = os.path.split(self.path)
+            opened = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, opened)
+            # The whole path may be longer than a socket's can be.
+            self._listener.bind(f"/proc/self/fd/{opened}/{name}")
             self._listener.listen(1)
             self._listener.settimeout(_POLL)
             self._stack = stack.pop_all()

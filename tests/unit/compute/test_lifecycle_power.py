@@ -269,7 +269,6 @@ def test_after_a_boot_of_the_node_servers_come_back(
 def test_a_server_without_a_container_is_not_found(life, instance):
     for call in (
         lambda: life.get_info(instance, use_cache=True),
-        lambda: life.power_off(instance),
         lambda: life.power_on(instance, None),
         lambda: life.reboot(instance, None, hard=True),
         lambda: life.suspend(instance),
@@ -279,6 +278,12 @@ def test_a_server_without_a_container_is_not_found(life, instance):
             call()
     assert not life.exists(instance)
     assert life.list_uuids() == life.list_names() == []
+
+
+def test_a_server_without_a_container_is_off(sim, life, instance, quiet):
+    quiet()
+    life.power_off(instance, timeout=30)
+    assert support.subcommands(sim) == []
 
 
 def test_a_failing_vzlist_is_no_missing_server(sim, life, boot, instance):

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from nova.compute import power_state, task_states, vm_states
+from nova.compute import power_state, rpcapi, task_states, vm_states
 
 from nova import exception as nova_exception
 from nova import objects
@@ -289,6 +289,43 @@ def test_a_server_that_was_arriving_is_for_a_hard_reboot(
 
     assert is_settled(server, vm_states.ERROR)
     assert migration.status == "error"
+
+
+@pytest.fixture
+def reverts(monkeypatch):
+    """What Nova is asked to revert, while it has such a migration to this host."""
+    asked = []
+    found = SimpleNamespace(dest_compute=support.HOST)
+    monkeypatch.setattr(
+        objects.Migration, "get_by_instance_and_status", lambda *args: found
+    )
+    monkeypatch.setattr(objects.RequestSpec, "get_by_instance_uuid", lambda *args: None)
+    monkeypatch.setattr(
+        rpcapi.ComputeAPI,
+        "revert_resize",
+        lambda self, context, instance, migration, host, wanted: asked.append(
+            (instance.uuid, host)
+        ),
+    )
+    return SimpleNamespace(asked=asked, migration=found)
+
+
+def test_a_revert_begins_anew_also_when_the_container_is_gone(server, start, reverts):
+    server.vm_state = vm_states.RESIZED
+    start(server)
+    assert reverts.asked == []
+
+    server.task_state = task_states.RESIZE_REVERTING
+    start(server)
+    assert reverts.asked == [(UUID, support.HOST)]
+
+
+def test_a_revert_goes_on_where_nova_began_it(server, start, reverts):
+    server.vm_state = vm_states.RESIZED
+    server.task_state = task_states.RESIZE_REVERTING
+    reverts.migration.dest_compute = "host2"
+    start(server)
+    assert reverts.asked == []
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,10 @@ class Running:
     def log(self, uuid: str = support.UUID, part: str = ".log") -> bytes:
         """What a log holds now."""
         path = self.logs / f"{uuid}{part}"
-        return path.read_bytes() if path.exists() else b""
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:  # a new one may just be beginning
+            return b""
 
     def wait_for(self, text: bytes, uuid: str = support.UUID) -> None:
         """Wait until the log holds something."""

@@ -13,6 +13,7 @@
 
 import contextlib
 import os
+import shutil
 
 import pytest
 
@@ -218,6 +219,22 @@ def test_one_that_is_rescued_stays_so(dirs, sub, look):
 
     assert look() == before
     assert swap.state(**place) == {"tree": HELPER, "whole": True}
+
+
+def test_trees_that_were_restored_are_told_and_left_alone(dirs, sub, look):
+    place = {"dirs": dirs, "ctid": CTID, "sub": sub}
+    swap.swap_in(**both(dirs, sub))
+    # As a backup does, which gives everything another inode.
+    area = os.path.join(dirs["private"], CTID)
+    shutil.copytree(area, f"{area}.copy", symlinks=True)
+    os.rename(area, f"{area}.gone")
+    os.rename(f"{area}.copy", area)
+    before = look()
+
+    with pytest.raises(exception.OvzError, match="another tree than"):
+        swap.settle_swap(**place)
+
+    assert look() == before
 
 
 def test_a_container_that_got_the_number_meanwhile_is_not_touched(dirs, sub, look):
