@@ -20,6 +20,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from ovznovadriver.compute import drive
+
 Tree = dict[bytes, dict[str, Any]]
 
 _IS_ROOT = os.geteuid() == 0
@@ -229,3 +231,13 @@ def without(tree: Tree, places: tuple[str, ...]) -> Tree:
         if not beneath and not above:
             kept[name] = what
     return kept
+
+
+def of_the_guest(tree: Tree) -> Tree:
+    """A tree without what the driver tells the guest in it, anew after each move."""
+    seed = drive.SEED.strip("/").rpartition("/")[0].encode()
+    return {
+        path: entry
+        for path, entry in tree.items()
+        if path != seed and not path.startswith(seed + b"/")
+    }

@@ -132,19 +132,23 @@ def refresh(
     drive_files: Sequence[tuple[str, bytes]],
     nics: Sequence[Nic],
     gone: Sequence[Nic] = (),
+    *,
+    changed: bool = True,
 ) -> None:
-    """Describe a server's interfaces to its guest anew, when some came or went.
+    """Describe a server to its guest anew.
 
-    What else the guest was told when it was made stays.
+    What it alone was told when it was made, its passwords and keys, stays.
 
     :param gone: interfaces whose files go
+    :param changed: some interfaces came or went, so the distribution's own files for
+        them are written, too
     :raises OvzError: when the tree cannot be written to
     """
     root, seen, owner = _look(executor, place, _SETTLED, ())
     files = [_file(f"{drive.SEED}/{path}", data, 0o600) for path, data in drive_files]
     stale: set[str] = set()
     writer = None if seen.has_cloud_init else netfiles.find_writer(seen.kinds)
-    if writer:
+    if writer and changed:
         files += _network_files(writer, nics)
         kept = {file["path"] for file in files}
         stale = {file.path for file in writer.write(gone) if file.path not in kept}

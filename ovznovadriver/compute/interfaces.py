@@ -171,7 +171,9 @@ class Interfaces:
         """Describe the interfaces to the guest anew."""
         ids = [nic.port_id for nic in nics]
         ports = [vif for vif in instance.get_network_info() if vif["id"] in ids]
-        servers.describe(self._node, container, instance, ports, nics, gone)
+        servers.describe(
+            self._node, container, instance, ports, nics, gone, changed=True
+        )
 
 
 def _by_port(nics: tuple[spec.Nic, ...], port: str) -> spec.Nic:

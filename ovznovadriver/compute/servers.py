@@ -66,16 +66,21 @@ def describe(
     ports: Any,
     nics: tuple[spec.Nic, ...],
     gone: tuple[spec.Nic, ...] = (),
+    *,
+    changed: bool = False,
 ) -> None:
     """Tell a server's guest anew, in its tree, what it is and which interfaces it has.
 
     :param ports: Nova's description of its interfaces
     :param gone: interfaces that it has no more
+    :param changed: whether its interfaces have changed
     :raises OvzError: the tree cannot be written to
     """
     files = drive.config_drive(instance, ports, nics)
     with container.tree() as tree:
-        guest.refresh(node.executor, place(node, tree), files, nics, gone)
+        guest.refresh(
+            node.executor, place(node, tree), files, nics, gone, changed=changed
+        )
 
 
 def rescuer(instance_uuid: str) -> str:

@@ -92,7 +92,7 @@ class _Resizes:
         tree = self.tree(server)
         if not (tree / "srv").exists():
             trees.fill(tree / "srv", self.node.uid_offset or 0)
-        return trees.describe(tree, self.node.uid_offset or 0)
+        return trees.of_the_guest(trees.describe(tree, self.node.uid_offset or 0))
 
     def _ends(self, ctid: str) -> str:
         """What the host has to do for a server's interfaces."""

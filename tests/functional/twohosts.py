@@ -244,7 +244,7 @@ class TwoHostsTest(base.OpenVZFunctionalTest):
         tree = node.tree(self.container(server, node))
         if not (tree / "srv").exists():
             trees.fill(tree / "srv", node.uid_offset or 0)
-        return trees.describe(tree, node.uid_offset or 0)
+        return trees.of_the_guest(trees.describe(tree, node.uid_offset or 0))
 
     def await_use(self, **expected: tuple[int, int, int]) -> None:
         """Wait until placement has what is in use: CPUs, MB, GB by host."""

@@ -349,9 +349,9 @@ def test_the_tree_of_newer_vzctl_is_in_a_subdirectory(node, executor):
 # -- when interfaces come and go ----------------------------------------------------
 
 
-def refresh(node, executor, nics, gone=()):
+def refresh(node, executor, nics, gone=(), **options):
     files = [("openstack/latest/network_data.json", b"new")]
-    guest.refresh(executor, place(node), files, nics, gone)
+    guest.refresh(executor, place(node), files, nics, gone, **options)
 
 
 def test_the_drive_and_the_network_files_are_written_anew(node, executor):
@@ -367,6 +367,17 @@ def test_the_drive_and_the_network_files_are_written_anew(node, executor):
     # What the guest was told once stays.
     assert read(node, f"{seed}/user_data") == b"#!/bin/sh"
     assert b"iface eth1" in read(node, "/etc/network/interfaces")
+
+
+def test_interfaces_that_stay_leave_the_guests_own_files_alone(node, executor):
+    debian(node)
+    guest.prepare(executor, place(node), SPEC, BOTH)
+    put(node, "/etc/network/interfaces", b"# the guest's own")
+
+    refresh(node, executor, BOTH, changed=False)
+
+    assert read(node, "/etc/network/interfaces") == b"# the guest's own"
+    assert read(node, f"{drive.SEED}/openstack/latest/network_data.json") == b"new"
 
 
 def test_the_files_of_an_interface_that_went_go(node, executor):
