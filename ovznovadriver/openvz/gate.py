@@ -47,10 +47,10 @@ def _copy(source: int, target: int) -> None:
             view = view[os.write(target, view) :]
 
 
-def _feed(target: int) -> None:
+def _feed(source: int, target: int) -> None:
     # The other side may be the first to end.
     with contextlib.suppress(BrokenPipeError), open(target, "wb", buffering=0):
-        _copy(0, target)
+        _copy(source, target)
 
 
 def _may_pass(place: str) -> bool:
@@ -58,15 +58,20 @@ def _may_pass(place: str) -> bool:
         # The whole path may be longer than a socket's can be.
         os.chdir(os.path.dirname(place))
         link.connect(os.path.basename(place))
-        lines.write(READY)
-        # The service's end, too, ends the wait.
-        return lines.readline() == GO
+        try:
+            lines.write(READY)
+            # The service's end, too, ends the wait.
+            return lines.readline() == GO
+        except ConnectionError:
+            return False
 
 
-def main(args: Sequence[str]) -> int:
+def main(args: Sequence[str], source: int = 0, target: int = 1) -> int:
     """Start ssh, wait, and be the pipe between rsync and it.
 
     :param args: the service's socket, and the command of ssh
+    :param source: where what rsync says comes from
+    :param target: where what it hears goes
     :returns: ssh's exit code
     :raises OSError: the service is gone
     """
@@ -85,10 +90,11 @@ def main(args: Sequence[str]) -> int:
         if not passes:
             ssh.kill()
             return 1
-        threading.Thread(target=_feed, args=(towards,), daemon=True).start()
+        pair = (source, towards)
+        threading.Thread(target=_feed, args=pair, daemon=True).start()
         with contextlib.suppress(BrokenPipeError):
-            os.write(1, word)
-            _copy(back, 1)
+            os.write(target, word)
+            _copy(back, target)
     return ssh.returncode
 
 

@@ -14,7 +14,9 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -95,3 +97,64 @@ def test_it_ends_with_the_service(tmp_path: Path) -> None:
     assert program.returncode == 1
     assert output == b""
     assert b"FileNotFoundError" in errors
+
+
+# -- in this process ----------------------------------------------------------------
+
+
+@pytest.fixture
+def ends() -> Iterator[list[int]]:
+    """rsync's two pipes: what it writes to, and the far end; the near one, its own."""
+    pipes = [*os.pipe(), *os.pipe()]
+    yield pipes
+    for descriptor in pipes:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+
+
+def in_thread(
+    place: Path, script: str, ends: list[int]
+) -> concurrent.futures.Future[int]:
+    source, _write, _read, target = ends
+    argv = [str(place), "sh", "-c", script]
+    pool = concurrent.futures.ThreadPoolExecutor(1)
+    done = pool.submit(gate.main, argv, source, target)
+    pool.shutdown(wait=False)
+    return done
+
+
+@pytest.fixture
+def _here(monkeypatch: pytest.MonkeyPatch) -> None:
+    # It goes to the socket's directory, which a process of its own may.
+    monkeypatch.chdir(Path.cwd())
+
+
+@pytest.mark.usefixtures("_here")
+def test_it_is_a_pipe_when_it_may(
+    tmp_path: Path, service: socket.socket, ends: list[int]
+) -> None:
+    _source, write, read, _target = ends
+    done = in_thread(tmp_path / "s", ECHO, ends)
+    link, _ = service.accept()
+    with link, link.makefile("rwb", 0) as lines:
+        assert lines.readline() == gate.READY
+        lines.write(gate.GO)
+    os.write(write, b"word\n")
+    os.close(write)
+    assert done.result(LIMIT) == 7
+    assert os.read(read, 100) == b"hello\ngot word\n"
+
+
+@pytest.mark.usefixtures("_here")
+def test_it_is_none_when_it_may_not(
+    tmp_path: Path, service: socket.socket, ends: list[int]
+) -> None:
+    done = in_thread(tmp_path / "s", ECHO, ends)
+    service.accept()[0].close()
+    assert done.result(LIMIT) == 1
+
+
+@pytest.mark.usefixtures("_here")
+def test_it_raises_when_nobody_is_there(tmp_path: Path, ends: list[int]) -> None:
+    with pytest.raises(FileNotFoundError):
+        in_thread(tmp_path / "s", ECHO, ends).result(LIMIT)
