@@ -16,10 +16,10 @@ Tests with the mark ``slow`` are left out. And what is the same for both familie
 vzctl runs with each in turn.
 
 A functional test, or one of Nova's contract suite, is written once and inherited by a
-class for each family. What differs between the families lies below: in
-openvz, whose unit and contract tests always run with both. So here half of the pairs
-run with the one family and half with the other, by the test's name. A class
-with ``BOTH_FAMILIES`` always runs with both.
+class for each family; one of a module of compute has the node as a parameter. What
+differs between the families lies below: in openvz, whose unit and contract tests always
+run with both. So here half of the pairs run with the one family and half with the
+other, by the test's name. A class with ``BOTH_FAMILIES`` always runs with both.
 
 With ``OVZ_THOROUGH`` in the environment (``tox -e thorough``) nothing is left out.
 """
@@ -30,14 +30,19 @@ import os
 import re
 import zlib
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 
 _FAMILY = re.compile(r"[49]$")
+_NODE = re.compile(r"\bvzctl[49]\b")
+_COMPUTE = Path(__file__).parent / "unit" / "compute"
 
 
 def _key(item: pytest.Item) -> tuple[str, str] | None:
     """What a test and its twin have in common; None for one that has none."""
+    if _COMPUTE in item.path.parents and _NODE.search(item.name):
+        return str(item.path), _NODE.sub("vzctl", item.name)
     case = getattr(item, "cls", None)
     function = getattr(item, "function", None)
     if case is None or function is None or not _FAMILY.search(case.__name__):
