@@ -60,9 +60,7 @@ class Interfaces:
         before = self._network.nics(
             instance, [v for v in ports if v["id"] != vif["id"]]
         )
-        if vif["id"] not in [v["id"] for v in ports]:
-            ports = [*ports, vif]
-        after = self._network.nics(instance, ports)
+        after = self._network.nics(instance, _with(ports, vif))
         nic = _by_port(after, vif["id"])
         runs = container.state in (State.RUNNING, State.PAUSED)
         ends = self._ends(instance, after)
@@ -99,7 +97,8 @@ class Interfaces:
         :raises CleanupFailed: the container has it no more, and something is left
         """
         container = servers.find(self._node, instance)
-        ports = instance.get_network_info()
+        # Nova may have forgotten a port that was deleted in Neutron.
+        ports = _with(instance.get_network_info(), vif)
         before = self._network.nics(instance, ports)
         nic = _by_port(before, vif["id"])
         after = tuple(other for other in before if other is not nic)
@@ -174,6 +173,11 @@ class Interfaces:
         servers.describe(
             self._node, container, instance, ports, nics, gone, changed=True
         )
+
+
+def _with(ports: Any, vif: Any) -> list[Any]:
+    known = any(port["id"] == vif["id"] for port in ports)
+    return [*ports] if known else [*ports, vif]
 
 
 def _by_port(nics: tuple[spec.Nic, ...], port: str) -> spec.Nic:

@@ -16,10 +16,12 @@ import dataclasses
 
 import pytest
 
+from nova import objects
 from ovznovadriver import exception
-from ovznovadriver.compute import interfaces
+from ovznovadriver.compute import interfaces, network
 from ovznovadriver.openvz import hostends
 from tests import support
+from tests.unit.compute import ports
 
 ENDS = tuple(
     dataclasses.replace(end, inbound=hostends.Rate(10**6)) for end in support.ENDS
@@ -89,3 +91,66 @@ def test_a_look_that_fails_is_said(node, net, monkeypatch, caplog):
     interfaces.Interfaces(node, net).mend_limits()
 
     assert "no JSON" in caplog.text
+
+
+@pytest.fixture
+def nova_ports(monkeypatch):
+    """The ports that Nova has of the server."""
+    known = list(ports.network_info())
+    monkeypatch.setattr(
+        objects.Instance, "get_network_info", lambda self: ports.network_info(*known)
+    )
+    monkeypatch.setattr(objects.Instance, "save", lambda self: None)
+    monkeypatch.setattr(network, "keep", lambda *args: None)
+    return known
+
+
+def test_a_port_goes_and_comes_by_one_command_each(
+    sim, node, net, boot, instance, nova_ports, ovs, quiet
+):
+    boot()
+    subject = interfaces.Interfaces(node, net)
+    second = nova_ports[1]
+    quiet()
+
+    subject.detach(None, instance, second)
+    del nova_ports[1]
+    assert support.subcommands(sim) == ["set"]
+    assert ports.taps(sim) == [nova_ports[0]["devname"]]
+    assert [call[0] for call in ovs.calls] == ["unplug"]
+
+    quiet()
+    subject.attach(None, instance, second)
+    assert support.subcommands(sim) == ["set"]
+    assert len(ports.taps(sim)) == 2
+    assert [call[0] for call in ovs.calls] == ["plug"]
+
+
+def test_a_port_that_nova_has_forgotten_already_goes(
+    sim, node, net, boot, instance, nova_ports, ovs
+):
+    boot()
+    second = nova_ports.pop()
+
+    interfaces.Interfaces(node, net).detach(None, instance, second)
+
+    assert ports.taps(sim) == [nova_ports[0]["devname"]]
+
+
+def test_an_attach_that_fails_leaves_the_server_as_it_was(
+    sim, node, net, boot, instance, nova_ports, ovs, quiet
+):
+    ctid = boot()
+    subject = interfaces.Interfaces(node, net)
+    second = nova_ports[1]
+    subject.detach(None, instance, second)
+    del nova_ports[1]
+    before = sim.conf_text(ctid)
+    quiet()
+    sim.fail("vzctl", "set", rc=6, stderr="no")
+
+    with pytest.raises(exception.CommandFailed):
+        subject.attach(None, instance, second)
+
+    assert sim.conf_text(ctid) == before
+    assert [call[0] for call in ovs.calls] == ["plug", "unplug"]
