@@ -95,6 +95,7 @@ class OpenVZFunctionalTest(
     #: What Nova talks to.
     GLANCE: type[cloud_fixtures.Glance] = cloud_fixtures.Glance
     NEUTRON: type[cloud_fixtures.Neutron] = cloud_fixtures.Neutron
+    OPEN_VSWITCH: type[cloud_fixtures.OpenVSwitch] = cloud_fixtures.OpenVSwitch
     #: Longest wait for a server to come to a state, in seconds.
     PATIENCE = 40.0
 
@@ -167,7 +168,7 @@ class OpenVZFunctionalTest(
         self.flags(max_attempts=1, group="scheduler")
         self.start_service("conductor")
         self.scheduler = self.start_service("scheduler")
-        self.ovs = self.useFixture(cloud_fixtures.OpenVSwitch(self))
+        self.ovs = self.useFixture(self.OPEN_VSWITCH(self))
 
     # -- nodes and compute services ------------------------------------------
 

@@ -19,11 +19,8 @@ import subprocess
 import sys
 from typing import Any
 
-import fixtures
-
 from ovznovadriver.openvz import nethook
 from tests.functional import base
-from tests.functional import fixtures as cloud_fixtures
 from tests.network import openvswitch
 from tests.network.__main__ import PROJECT
 from tests.network.guest import Guest
@@ -116,12 +113,10 @@ class NetworkTest(base.OpenVZFunctionalTest):
 class SwitchedTest(NetworkTest):
     """On a real Open vSwitch, by the real os-vif."""
 
+    NEUTRON = openvswitch.Neutron
+    OPEN_VSWITCH = openvswitch.Agent
+
     def setUp(self) -> None:
-        for name, stand_in in (
-            ("OpenVSwitch", openvswitch.Agent),
-            ("Neutron", openvswitch.Neutron),
-        ):
-            self.useFixture(fixtures.MockPatchObject(cloud_fixtures, name, stand_in))
         super().setUp()
         self.switch = openvswitch.switch()
 
