@@ -34,6 +34,7 @@ from typing import Any
 
 import fixtures
 import nova.conf
+import pytest
 from nova.console import websocketproxy
 from nova.tests.functional.api import client as api_client
 from websockify import websocket
@@ -262,6 +263,7 @@ class TestConsoleWithVzctl4(ConsoleTests, base.OpenVZFunctionalTest):
         assert isinstance(proxy.errors[0], nova_exception.InvalidToken)
         assert "echo" not in self.output(server)
 
+    @pytest.mark.slow
     def test_a_reboot_begins_a_new_log(self) -> None:
         server = self.boot("web-1", networks="none")
         container = self.container(server)

@@ -17,6 +17,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
+
 from tests.functional import shared
 
 
@@ -72,6 +74,7 @@ class DeleteTests:
 
         assert self.node.containers() == [ctid]
 
+    @pytest.mark.slow
     def test_the_other_servers_stay(self) -> None:
         gone = self.boot("web-1")
         stays = self.boot("web-2")

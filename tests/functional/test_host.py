@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import pytest
 from nova.compute import power_state
 
 from ovznovadriver.compute import events
@@ -62,6 +63,7 @@ class HostTests:
         freed = {"VCPU": 0, "MEMORY_MB": 0, "DISK_GB": 0}
         self.wait_until("freeing", lambda: self._get_provider_usages(uuid) == freed)
 
+    @pytest.mark.slow
     def test_a_server_that_was_stopped_on_the_node_is_shown_so(self) -> None:
         server = self.boot("web-1")
         self.node.run("vzctl", "stop", self.container(server))

@@ -61,6 +61,7 @@ class ImageTests:
         assert self.glance.downloads == [image]
         assert self.calls.read_text().splitlines() == ["call"]
 
+    @pytest.mark.slow
     def test_the_image_says_which_distribution_it_is(self) -> None:
         image = self.glance.add_image(
             cloud_fixtures.rootfs_tarball(), os_distro="debian", os_version="12"
@@ -100,6 +101,7 @@ class TestImagesWithVzctl4(ImageTests, base.OpenVZFunctionalTest):
 
     FAMILY = "4"
 
+    @pytest.mark.slow
     def test_an_image_that_names_another_file_is_refused(self) -> None:
         header = struct.pack(">4sIQIIQ", b"QFI\xfb", 2, 1024, 11, 16, 1 << 30)
         header += bytes(1024 - len(header)) + b"/etc/shadow" + bytes(1 << 16)

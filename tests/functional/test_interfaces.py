@@ -62,6 +62,7 @@ class InterfaceTests:
             self.act(server, back)
             assert len(self._taps()) == 1, action
 
+    @pytest.mark.slow
     def test_each_failure_leaves_the_server_as_it_was(self) -> None:
         server = self.boot("web-1")
         ctid = self.container(server)
@@ -143,6 +144,7 @@ class TestInterfacesWithVzctl9(InterfaceTests, shared.SharedCloudTest):
 
     FAMILY = "9"
 
+    @pytest.mark.slow
     def test_the_guest_finds_it_described(self) -> None:
         server = self.boot("web-1")
 
@@ -190,6 +192,7 @@ class TestInterfacesWithVzctl9(InterfaceTests, shared.SharedCloudTest):
         assert self._names(server) == ["eth0"]
         assert len(self.ovs.ports(self.node)) == 1
 
+    @pytest.mark.slow
     def test_tags_of_a_boot_are_in_the_metadata(self) -> None:
         network = self.neutron.network_1["id"]
 

@@ -58,6 +58,7 @@ class PowerTests:
         assert self.ovs.interfaces(self.node) == interfaces
         self._assert_no_action_failed(server)
 
+    @pytest.mark.slow
     def test_a_stopped_server_has_its_ports_again_after_a_start(self) -> None:
         server = self.boot("web-1")
         (devname,) = self.ovs.interfaces(self.node)
@@ -78,6 +79,7 @@ class PowerTests:
             assert found["status"] == "ACTIVE", action
             assert self._state_on_node(server) == "running", action
 
+    @pytest.mark.slow
     def test_a_server_that_does_not_stop_in_time_is_stopped_all_the_same(self) -> None:
         self.flags(shutdown_timeout=1)
         server = self.boot("web-1", networks="none")
@@ -87,6 +89,7 @@ class PowerTests:
 
         assert self._state_on_node(server) == "stopped"
 
+    @pytest.mark.slow
     def test_a_server_that_halted_by_itself_starts_again(self) -> None:
         server = self.boot("web-1", networks="none")
         self.node.halt(self.container(server))
@@ -121,6 +124,7 @@ class PowerTests:
             assert not any("battery-staple" in word for word in command.argv)
         assert "battery-staple" not in self.stdlog.logger.output
 
+    @pytest.mark.slow
     def test_the_password_of_a_stopped_server_cannot_be_changed(self) -> None:
         server = self.boot("web-1", networks="none")
         self.act(server, "os-stop")
@@ -131,6 +135,7 @@ class PowerTests:
         assert refusal.value.response.status_code == 409
         assert self.api.get_server(server["id"])["status"] == "SHUTOFF"
 
+    @pytest.mark.slow
     def test_diagnostics_tell_what_the_node_knows(self) -> None:
         server = self.boot("web-1")
 

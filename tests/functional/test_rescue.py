@@ -115,6 +115,7 @@ class TestRescueWithVzctl4(RescueTests, shared.SharedCloudTest):
         assert self.left_on(self.node) == []
         assert self.neutron._ports == {}
 
+    @pytest.mark.slow
     def test_a_tree_that_the_guest_moved_is_not_lost(self) -> None:
         server = self.boot("web-1")
         self._rescue(server)

@@ -291,7 +291,9 @@ def test_wheel_beside_nova(environment: Environment, wheel: Path) -> None:
     assert _files(environment.site) == before
 
 
-@pytest.mark.parametrize("mode", ["lenient", "compat"])
+@pytest.mark.parametrize(
+    "mode", ["lenient", pytest.param("compat", marks=pytest.mark.slow)]
+)
 def test_editable_nova(environment: Environment, wheel: Path, mode: str) -> None:
     """Setuptools makes a checkout importable by a hook, or (compat) by a path."""
     checkout = environment.base / "checkout"

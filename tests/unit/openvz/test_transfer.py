@@ -452,6 +452,7 @@ def broken(two: Two, work: Callable[[], object], number: signal.Signals) -> None
         thread.join()
 
 
+@pytest.mark.slow
 def test_a_connection_that_breaks_off_is_said_and_the_pass_can_be_repeated(
     two: Two,
 ) -> None:
