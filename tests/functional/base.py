@@ -36,6 +36,7 @@ from nova import exception as nova_exception
 from nova import objects
 from nova import test as nova_test
 from ovznovadriver import conf as ovz_conf
+from ovznovadriver.driver import OvzDriver
 from ovznovadriver.openvz import privsep
 from tests.functional import fixtures as cloud_fixtures
 from tests.simulator.node import SimNode
@@ -78,48 +79,42 @@ def keep_test_method(case: Any, clear: Callable[[], None]) -> None:
         setattr(case, name, method)
 
 
-class OpenVZFunctionalTest(
-    nova_test.TestCase, integrated_helpers.PlacementInstanceHelperMixin
-):
-    """Everything from the REST API down to processes of the simulated tools.
+class SimulatedNodes:
+    """For Nova's test cases: our driver, and a simulated node per compute host.
 
-    Nothing of the driver is replaced: os-vif's plug and unplug are, and what
-    Nova's own functional tests replace (database, message bus, Keystone,
-    Glance, Neutron).
+    A class that has it calls :meth:`_choose_driver` before Nova's own set-up and
+    :meth:`_simulate_nodes` after it.
     """
 
     #: The family of vzctl on the nodes: "4" or "9".
     FAMILY = "4"
-    #: The compute hosts that are started before the test.
-    HOSTS: tuple[str, ...] = ("compute1",)
-    #: What Nova talks to.
-    GLANCE: type[cloud_fixtures.Glance] = cloud_fixtures.Glance
-    NEUTRON: type[cloud_fixtures.Neutron] = cloud_fixtures.Neutron
-    OPEN_VSWITCH: type[cloud_fixtures.OpenVSwitch] = cloud_fixtures.OpenVSwitch
-    #: Longest wait for a server to come to a state, in seconds.
-    PATIENCE = 40.0
 
-    def setUp(self) -> None:
+    def _choose_driver(self) -> None:
+        """Have Nova load our driver."""
         self.flags(
             api_paste_config=str(Path(sys.prefix) / "etc" / "nova" / "api-paste.ini"),
             group="wsgi",
         )
         self.flags(compute_driver="openvz.OvzDriver")
-        super().setUp()
+
+    def _simulate_nodes(self) -> None:
+        """Have each compute service find a node of its own when it starts."""
         self.useFixture(cloud_fixtures.OpenDatabases(self._engines()))
         self.useFixture(fixtures.MonkeyPatch("os.uname", REAL_UNAME))
+        self._init_host = OvzDriver.init_host
         self.useFixture(
             fixtures.MonkeyPatch(
-                "nova.virt.node.get_local_node_uuid", lambda: self._identity()
+                "ovznovadriver.driver.OvzDriver.init_host",
+                lambda driver, host: self._begin(driver, host),
             )
         )
         self._directory = self._make_directory()
         self.nodes: dict[str, SimNode] = {}
-        self._start_neighbours()
-        self._start_control_plane()
-        self._furnish()
-        for host in self.HOSTS:
-            self.start_compute(host)
+        state = self._directory / "state"
+        state.mkdir(exist_ok=True)
+        self.flags(state_path=str(state))
+        self.flags(lock_path=str(self._directory / "locks"), group="oslo_concurrency")
+        self.useFixture(fixtures.MockPatchObject(privsep.context, "client_mode", False))
 
     def _clear_attrs(self) -> None:
         keep_test_method(self, super()._clear_attrs)
@@ -136,6 +131,79 @@ class OpenVZFunctionalTest(
         """Where the nodes and the service's own files lie."""
         return Path(self.useFixture(fixtures.TempDir()).path)
 
+    def make_node(self, host: str) -> SimNode:
+        """A new simulated node for a compute host."""
+        self.nodes[host] = simulated_node(self._directory / host, self.FAMILY)
+        return self.nodes[host]
+
+    def _begin(self, driver: Any, host: str) -> None:
+        """Stands for init_host: the options are those of the host's node."""
+        self._acting_host = host
+        self.configure(self.nodes.get(host) or self.make_node(host))
+        self._init_host(driver, host)
+        self._identify(driver, self._identity())
+
+    def _identify(self, driver: Any, identity: str) -> None:
+        """Have Nova take a host's identity from its driver, not from the process."""
+        (name,) = driver.get_available_nodes()
+        identities = {identity: name}
+        driver.get_nodenames_by_uuid = lambda refresh=False: identities
+        resource = type(driver).get_available_resource
+        driver.get_available_resource = lambda nodename: {
+            **resource(driver, nodename),
+            "uuid": identity,
+        }
+
+    def _identity(self) -> str:
+        """What the identity file of a host says; one process has but one file."""
+        return str(getattr(uuidsentinel, f"node_{self._acting_host}"))
+
+    def configure(self, node: SimNode) -> None:
+        """Set the options that nova.conf of a node's compute service has."""
+        self.flags(group="openvz", **node_options(node))
+
+    def net_dir(self, node: SimNode) -> Path:
+        """Where a node lists its network interfaces, as /sys/class/net does."""
+        return node.net_dir
+
+    def node_of_instance(self, instance_uuid: str) -> SimNode:
+        """The node of the compute host that a server is on."""
+        if len(self.nodes) == 1:
+            (node,) = self.nodes.values()
+            return node
+        server = self.admin_api.get_server(instance_uuid)
+        return self.nodes[server["OS-EXT-SRV-ATTR:host"]]
+
+
+class OpenVZFunctionalTest(
+    SimulatedNodes, nova_test.TestCase, integrated_helpers.PlacementInstanceHelperMixin
+):
+    """Everything from the REST API down to processes of the simulated tools.
+
+    Nothing of the driver is replaced: os-vif's plug and unplug are, and what
+    Nova's own functional tests replace (database, message bus, Keystone,
+    Glance, Neutron).
+    """
+
+    #: The compute hosts that are started before the test.
+    HOSTS: tuple[str, ...] = ("compute1",)
+    #: What Nova talks to.
+    GLANCE: type[cloud_fixtures.Glance] = cloud_fixtures.Glance
+    NEUTRON: type[cloud_fixtures.Neutron] = cloud_fixtures.Neutron
+    OPEN_VSWITCH: type[cloud_fixtures.OpenVSwitch] = cloud_fixtures.OpenVSwitch
+    #: Longest wait for a server to come to a state, in seconds.
+    PATIENCE = 40.0
+
+    def setUp(self) -> None:
+        self._choose_driver()
+        super().setUp()
+        self._simulate_nodes()
+        self._start_neighbours()
+        self._start_control_plane()
+        self._furnish()
+        for host in self.HOSTS:
+            self.start_compute(host)
+
     def _furnish(self) -> None:
         """Put into Nova and Glance what servers are made of."""
         self.flavor_id = self._create_flavor(
@@ -144,11 +212,6 @@ class OpenVZFunctionalTest(
         self.image_id = self.glance.add_image(cloud_fixtures.rootfs_tarball())
 
     def _start_neighbours(self) -> None:
-        state = self._directory / "state"
-        state.mkdir(exist_ok=True)
-        self.flags(state_path=str(state))
-        self.flags(lock_path=str(self._directory / "locks"), group="oslo_concurrency")
-        self.useFixture(fixtures.MockPatchObject(privsep.context, "client_mode", False))
         self.policy = self.useFixture(nova_fixtures.RealPolicyFixture())
         self.glance = self.useFixture(self.GLANCE(self))
         self.neutron = self.useFixture(self.NEUTRON(self))
@@ -178,34 +241,9 @@ class OpenVZFunctionalTest(
         (node,) = self.nodes.values()
         return node
 
-    def make_node(self, host: str) -> SimNode:
-        """A new simulated node for a compute host."""
-        self.nodes[host] = simulated_node(self._directory / host, self.FAMILY)
-        return self.nodes[host]
-
     def start_compute(self, host: str) -> Any:
         """Start (or start again) nova-compute of a host on its simulated node."""
-        node = self.nodes.get(host) or self.make_node(host)
-        self.configure(node)
-        self._acting_host = host
-        service = self._start_compute(host)
-        driver = service.manager.driver
-        (name,) = driver.get_available_nodes()
-        identities = {self._identity(): name}
-        self.useFixture(
-            fixtures.MockPatchObject(
-                driver, "get_nodenames_by_uuid", lambda refresh=False: identities
-            )
-        )
-        return service
-
-    def _identity(self) -> str:
-        """What the identity file of a host says; one process has but one file."""
-        return str(getattr(uuidsentinel, f"node_{self._acting_host}"))
-
-    def configure(self, node: SimNode) -> None:
-        """Set the options that nova.conf of a node's compute service has."""
-        self.flags(group="openvz", **node_options(node))
+        return self._start_compute(host)
 
     def restart_compute(self, host: str) -> Any:
         """End a compute service and start a new one on the same node."""
@@ -216,21 +254,9 @@ class OpenVZFunctionalTest(
         """The driver that a compute service has loaded."""
         return self.computes[host or self.HOSTS[0]].manager.driver
 
-    def net_dir(self, node: SimNode) -> Path:
-        """Where a node lists its network interfaces, as /sys/class/net does."""
-        return node.net_dir
-
-    def node_of_instance(self, instance_uuid: str) -> SimNode:
-        """The node of the compute host that a server is on."""
-        if len(self.nodes) == 1:
-            return self.node
-        server = self.admin_api.get_server(instance_uuid)
-        return self.nodes[server["OS-EXT-SRV-ATTR:host"]]
-
     def run_periodic(self, task: str, host: str | None = None) -> None:
         """Run one of nova-compute's periodic tasks now."""
-        self._acting_host = host or self.HOSTS[0]
-        manager = self.computes[self._acting_host].manager
+        manager = self.computes[host or self.HOSTS[0]].manager
         getattr(manager, task)(self.cell_context())
 
     def subcommands(self, node: SimNode) -> list[str]:

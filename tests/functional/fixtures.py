@@ -85,6 +85,16 @@ def rootfs_tarball(files: dict[str, tuple[int, str]] | None = None) -> bytes:
     return buffer.getvalue()
 
 
+def facts_of(data: bytes) -> dict[str, Any]:
+    """What Glance says of an image's data."""
+    return {
+        "size": len(data),
+        "checksum": hashlib.md5(data, usedforsecurity=False).hexdigest(),
+        "os_hash_algo": "sha512",
+        "os_hash_value": hashlib.sha512(data).hexdigest(),
+    }
+
+
 class Glance(nova_fixtures.GlanceFixture):
     """Nova's Glance with images that have content, and a count of downloads."""
 
@@ -124,10 +134,7 @@ class Glance(nova_fixtures.GlanceFixture):
             "is_public": True,
             "container_format": "bare",
             "disk_format": disk_format,
-            "size": len(claimed),
-            "checksum": hashlib.md5(claimed, usedforsecurity=False).hexdigest(),
-            "os_hash_algo": "sha512",
-            "os_hash_value": hashlib.sha512(claimed).hexdigest(),
+            **facts_of(claimed),
             "min_ram": 0,
             "min_disk": min_disk,
             "protected": False,
@@ -176,13 +183,7 @@ class Glance(nova_fixtures.GlanceFixture):
         if image_id not in self.images:
             raise nova_exception.ImageNotFound(image_id=image_id)
         self._imagedata[image_id] = bytes(content)
-        image.update(
-            status="active",
-            size=len(content),
-            checksum=hashlib.md5(content, usedforsecurity=False).hexdigest(),
-            os_hash_algo="sha512",
-            os_hash_value=hashlib.sha512(content).hexdigest(),
-        )
+        image.update(status="active", **facts_of(bytes(content)))
         return dict(image)
 
     def detail(self, context: Any, **kwargs: Any) -> list[dict[str, Any]]:

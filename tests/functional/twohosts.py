@@ -25,7 +25,6 @@ import fixtures
 
 from nova import objects
 from ovznovadriver import exception
-from ovznovadriver.driver import OvzDriver
 from ovznovadriver.openvz import incoming, transfer
 from tests import trees
 from tests.functional import base
@@ -89,6 +88,16 @@ class DirectTransfer(transfer.Transfer):
             progress(0.5)
             progress(1.0)
 
+    @contextmanager
+    def connected(
+        self,
+        ctid: str,
+        key: str,
+        progress: Callable[[float], object] | None = None,
+    ) -> Iterator[Callable[[], None]]:
+        """See Transfer."""
+        yield lambda: self.send(ctid, key, final=True, progress=progress)
+
     @property
     def _sub(self) -> str:
         tree_dir = self._node.family.tree_dir
@@ -105,33 +114,22 @@ class DirectTransfer(transfer.Transfer):
             transfer.drop(self._other, key)
 
 
-class TwoHostsTest(base.OpenVZFunctionalTest):
-    """Two hosts, that reach each other by :attr:`WAY`."""
+class ReachableHosts(base.SimulatedNodes):
+    """For test cases with more than one host: they reach each other by :attr:`WAY`."""
 
-    HOSTS = ("compute1", "compute2")
     #: What stands for Transfer.
     WAY: type[transfer.Transfer] = DirectTransfer
 
-    def setUp(self) -> None:
+    def _simulate_nodes(self) -> None:
         self._acting = threading.local()
-        self._init_host = OvzDriver.init_host
-        self.useFixture(
-            fixtures.MonkeyPatch(
-                "ovznovadriver.driver.OvzDriver.init_host",
-                lambda driver, host: self._begin(driver, host),
-            )
-        )
-        super().setUp()
+        super()._simulate_nodes()
         self.useFixture(
             fixtures.MonkeyPatch("ovznovadriver.openvz.transfer.Transfer", self.WAY)
         )
         DirectTransfer.fault = None
 
-    def _furnish(self) -> None:
-        super()._furnish()
-        self.large = self._create_flavor(
-            name="ct1.large", memory_mb=1024, vcpu=2, disk=2, ephemeral=0
-        )
+    def _address(self, host: str) -> str:
+        return ADDRESSES[host]
 
     def configure(self, node: SimNode) -> None:
         """Set the options of a node's service, with the real ssh and rsync."""
@@ -140,9 +138,10 @@ class TwoHostsTest(base.OpenVZFunctionalTest):
 
     def _begin(self, driver: Any, host: str) -> None:
         """Stands for init_host: the host has an address, and a switch of its own."""
-        self._init_host(driver, host)
-        driver.get_host_ip_addr = lambda: ADDRESSES[host]
-        DirectTransfer.others[ADDRESSES[host]] = driver._node
+        super()._begin(driver, host)
+        address = self._address(host)
+        driver.get_host_ip_addr = lambda: address
+        DirectTransfer.others[address] = driver._node
         for name in ("plug", "unplug"):
             call = getattr(driver._network, name)
             setattr(driver._network, name, self._noting(call, self.nodes[host]))
@@ -163,6 +162,18 @@ class TwoHostsTest(base.OpenVZFunctionalTest):
         """The node of the host that asks, or that a server is on."""
         return getattr(self._acting, "node", None) or super().node_of_instance(
             instance_uuid
+        )
+
+
+class TwoHostsTest(ReachableHosts, base.OpenVZFunctionalTest):
+    """Two hosts, and what is asked of servers that move between them."""
+
+    HOSTS = ("compute1", "compute2")
+
+    def _furnish(self) -> None:
+        super()._furnish()
+        self.large = self._create_flavor(
+            name="ct1.large", memory_mb=1024, vcpu=2, disk=2, ephemeral=0
         )
 
     # -- what is asked ---------------------------------------------------------------
