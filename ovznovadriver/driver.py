@@ -28,6 +28,7 @@ from ovznovadriver.compute import (
     console,
     diagnostics,
     errors,
+    evacuation,
     events,
     image,
     interfaces,
@@ -72,6 +73,7 @@ class OvzDriver(driver.ComputeDriver):  # type: ignore[misc] # nova has no types
         self._consoles: console.Consoles
         self._interfaces: interfaces.Interfaces
         self._diagnostics: diagnostics.Diagnostics
+        self._evacuations: evacuation.Evacuations
         self._events: events.Watch | None = None
         self._live: livemigration.LiveMigrations
         self._migrations: migration.Migrations
@@ -98,11 +100,12 @@ class OvzDriver(driver.ComputeDriver):  # type: ignore[misc] # nova has no types
         self._life = lifecycle.Lifecycle(node, ports, images)
         self._interfaces = interfaces.Interfaces(node, ports)
         self._diagnostics = diagnostics.Diagnostics(node, ports)
+        self._evacuations = evacuation.Evacuations(node, self._life, ports)
         self._live = livemigration.LiveMigrations(node, self._life, ports)
         self._migrations = migration.Migrations(node, self._life, ports)
         self._rescue = rescue.Rescue(node, self._life, ports, images)
         self._restart = restart.Restart(
-            node, self._life, self._rescue, self._interfaces, ports
+            node, self._life, self._rescue, self._interfaces, ports, self._live
         )
         self._snapshots = snapshot.Snapshots(node)
 
@@ -185,6 +188,31 @@ class OvzDriver(driver.ComputeDriver):  # type: ignore[misc] # nova has no types
             block_device_info,
             power_on,
         )
+
+    def rebuild(
+        self,
+        context: Any,
+        instance: Any,
+        image_meta: Any,
+        injected_files: Any,
+        admin_password: str | None,
+        allocations: Any,
+        bdms: Any,
+        detach_block_devices: Any,
+        attach_block_devices: Any,
+        network_info: Any = None,
+        evacuate: bool = False,
+        block_device_info: Any = None,
+        preserve_ephemeral: bool = False,
+        accel_uuids: Any = None,
+        reimage_boot_volume: bool = False,
+    ) -> None:
+        if not evacuate:
+            raise NotImplementedError  # Nova does it by destroy and spawn then
+        self._evacuations.arrive(instance, image_meta, network_info, block_device_info)
+
+    def instance_on_disk(self, instance: Any) -> bool:
+        return self._evacuations.find(instance) is not None
 
     def destroy(
         self,
@@ -429,6 +457,9 @@ class OvzDriver(driver.ComputeDriver):  # type: ignore[misc] # nova has no types
             block_migration,
             migrate_data,
         )
+
+    def live_migration_abort(self, instance: Any) -> None:
+        self._live.abort(instance)
 
     def rollback_live_migration_at_destination(
         self,

@@ -154,6 +154,13 @@ class SampleUnusable(CommandFailed):
     """
 
 
+class DiskImageNotResized(CommandFailed):
+    """A disk image has another size than was asked for (exit code 154).
+
+    When it was to become smaller: the files in it need more room.
+    """
+
+
 class NameInUse(CommandFailed):
     """Another container has that name (exit codes 131 and 137)."""
 

@@ -19,7 +19,6 @@ permitted command, from ``SSH_ORIGINAL_COMMAND``::
     ovz-receive --protocol=1 hello
     ovz-receive --protocol=1 look NAME
     ovz-receive --protocol=1 discard KEY
-    ovz-receive --protocol=1 sync
     ovz-receive --protocol=1 receive [--list] KEY
 
 The answer is one line of JSON. ``receive`` is rsync's: as root it is started by
@@ -68,7 +67,6 @@ def _parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     look.add_argument("name")
     discard = commands.add_parser("discard", help="remove what has come of a tree")
     discard.add_argument("key")
-    commands.add_parser("sync", help="write everything to the disk")
     receive = commands.add_parser("receive", help="take in a tree", allow_abbrev=False)
     receive.add_argument("--list", action="store_true")
     receive.add_argument("key")
@@ -174,8 +172,6 @@ def _answer(
         # Whatever Nova's libraries may print, the answer is the answer.
         with contextlib.redirect_stdout(sys.stderr):
             answer = _hello(files)
-    elif asked.command == "sync":
-        os.sync()
     else:
         found = _read_options(files)
         if asked.command == "receive":

@@ -135,7 +135,7 @@ class ColdMigrations:
         """
         theirs = way.hello()
         reason = transfer.refusal(
-            transfer.local_facts(self._node),
+            transfer.local_facts(self._node, container.layout),
             theirs,
             needed_kb=way.tree_kb(container.ovz_id),
         )

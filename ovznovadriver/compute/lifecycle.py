@@ -14,7 +14,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import nova.conf
@@ -84,13 +85,14 @@ class Lifecycle:
         return servers.find(self._node, instance, max_age)
 
     def list_uuids(self) -> list[str]:
-        """The UUIDs of this host's servers, and of those of which something has come.
+        """The UUIDs of this host's servers, and of those of which something is here.
 
-        So Nova finds out, and lets it be removed, when such a server was deleted on
-        its way.
+        So Nova finds out, and lets it be removed, when a server was deleted on its way
+        here, or has gone with its files to another host while this one was lost.
         """
         found = OvzContainers.list(self._node, host.REPORT_MAX_AGE)
         here = {container.uuid for container in found if container.uuid}
+        here |= self._node.claims.hidden({container.ovz_id for container in found})
         return sorted(here.union(transfer.incoming(self._node)))
 
     def list_names(self) -> list[str]:
@@ -129,7 +131,7 @@ class Lifecycle:
         power_on: bool,
     ) -> None:
         """Make a server's container and start it; a failure leaves nothing of it."""
-        _refuse_volumes(instance, block_device_info)
+        refuse_volumes(instance, block_device_info)
         nics = self._network.nics(instance, network_info)
         network.describe_devices(context, instance, nics)
         guest_spec = spec.guest_from_nova(
@@ -155,15 +157,31 @@ class Lifecycle:
                 snapshot.restore(self._node, tree)
                 place = servers.place(self._node, tree)
                 guest.prepare(self._node.executor, place, guest_spec, nics)
-            steps.add("unplugging", self._network.unplug, instance, network_info)
-            if not power_on:
+            if power_on:
+                self.bring_up(steps, container, instance, network_info, ends)
+            else:
+                steps.add("ports", self._network.unplug, instance, network_info)
                 self._network.plug(instance, network_info)
-                return
-            # Stopped before it is removed, and also when only Neutron fails.
-            steps.add("stopping", self._kill, container)
-            with self._network.plugged(instance, network_info):
-                container.start(ends)
-            container.wiring.announce(ends)
+
+    def bring_up(
+        self,
+        steps: undo.Undo,
+        container: OvzContainer,
+        instance: Any,
+        network_info: Any,
+        ends: Sequence[hostends.HostEnd],
+    ) -> None:
+        """Start a container for the first time here, with ports that Neutron has seen.
+
+        :param steps: gets what undoes it
+        :param ends: the host ends of its interfaces
+        """
+        steps.add("unplugging", self._network.unplug, instance, network_info)
+        # Stopped before it is removed, and also when only Neutron fails.
+        steps.add("stopping", self._kill, container)
+        with self._network.plugged(instance, network_info):
+            container.start(ends)
+        container.wiring.announce(ends)
 
     def make(
         self,
@@ -180,10 +198,13 @@ class Lifecycle:
         :raises CommandFailed: vzctl failed. What was made is gone again.
         """
         limits = servers.limits(self._node, instance.flavor)
+        size = _image_size(self._node, limits)
 
         def configure(container: OvzContainer) -> None:
             self._configure(container, instance, image_meta, nics)
-            apply_limits(container, limits)
+            # To resize a disk image to what it has takes a mount.
+            left = dataclasses.replace(limits, diskspace=None) if size else limits
+            apply_limits(container, left)
 
         return OvzContainer.create(
             self._node,
@@ -192,7 +213,7 @@ class Lifecycle:
             name=instance.name,
             uuid=instance.uuid,
             config=self.sample(instance.flavor.extra_specs or {}),
-            diskspace_kb=_image_size(self._node, limits),
+            diskspace_kb=size,
             configure=configure,
         )
 
@@ -479,7 +500,7 @@ def _is_reverted_in_place(instance: Any, container: OvzContainer) -> bool:
     return container.is_kept and instance.task_state == task_states.RESIZE_REVERTING
 
 
-def _refuse_volumes(instance: Any, block_device_info: Any) -> None:
+def refuse_volumes(instance: Any, block_device_info: Any) -> None:
     """:raises InvalidInput: the server is to have a disk that it cannot have"""
     wanted = []
     if nova_driver.block_device_info_get_mapping(block_device_info):

@@ -20,7 +20,9 @@ nobody's server in between: only the claim of its CTID says whose it is on the n
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -44,6 +46,19 @@ LOG = logging.getLogger(__name__)
 VERSION = 1
 
 
+@dataclasses.dataclass
+class _Course:
+    """A move under way.
+
+    :ivar aborted: it was ended by us, on Nova's word
+    :ivar aborting: held while that is tried, so that its outcome is known
+    """
+
+    move: moving.Move
+    aborted: bool = False
+    aborting: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+
+
 class LiveMigrations:
     """What Nova asks of the two ends of a live migration; see Migrations."""
 
@@ -56,6 +71,7 @@ class LiveMigrations:
         self._node = node
         self._life = life
         self._network = network
+        self._courses: dict[str, _Course] = {}
 
     # -- before, on the destination ---------------------------------------------------
 
@@ -76,7 +92,9 @@ class LiveMigrations:
                     " block_migration 'auto' or True"
                 )
             self._refuse_copy(instance)
-            proof = self._node.executor.call("plant_proof", dirs=self._areas())
+            proof = self._node.executor.call(
+                "plant_proof", dirs=self._areas(), host=self._node.host
+            )
         return migrate_data_obj.LibvirtLiveMigrateData(
             filename=proof,
             image_type=_tell(facts=transfer.local_facts(self._node).as_dict()),
@@ -195,7 +213,7 @@ class LiveMigrations:
                     f"container {container.ovz_id} is {container.state.value}, and only"
                     " one that is running can move live"
                 )
-            ours = transfer.local_facts(self._node)
+            ours = transfer.local_facts(self._node, container.layout)
             reason = transfer.refusal(ours, theirs)
             # To measure the tree takes long.
             reason = reason or transfer.refusal(
@@ -225,11 +243,25 @@ class LiveMigrations:
         """Move a server, and tell Nova where it is then.
 
         :param post_method: what Nova does when it is there
-        :param recover_method: what Nova does when it is here, as before
+        :param recover_method: what Nova does when it is here, as before; it is told
+            where somebody has aborted the move
         :raises OvzError: nobody knows; nothing is removed on either host
         """
         number = _told(migrate_data, "ctid")["ctid"]
-        outcome = self._move(number, migrate_data).run()
+        course = _Course(self._move(number, migrate_data))
+        self._courses[instance.uuid] = course
+        try:
+            outcome = course.move.run()
+            with course.aborting:
+                aborted = course.aborted and outcome.place is moving.Place.HERE
+        finally:
+            del self._courses[instance.uuid]
+        if aborted:
+            LOG.info("It is still here: its move was aborted", instance=instance)
+            recover_method(
+                context, instance, dest, migrate_data, migration_status="cancelled"
+            )
+            return
         if outcome.reason:
             told = {"place": outcome.place.value, "reason": outcome.reason}
             LOG.error("It is %(place)s: %(reason)s", told, instance=instance)
@@ -248,6 +280,22 @@ class LiveMigrations:
             note = compute_utils.add_instance_fault_from_exc
             note(context, instance, error, fault_message=reason)
             raise error
+
+    def abort(self, instance: Any) -> None:
+        """End the move of a server, which then runs on here.
+
+        That of a service that is gone, too: Nova asks for it when it starts.
+
+        :raises InstanceNotFound: it is not here any more
+        :raises TransferError: it is too late, or none is under way; it goes on
+        """
+        course = self._courses.get(instance.uuid)
+        if course is None:
+            number = servers.find(self._node, instance).ovz_id
+            course = _Course(moving.Move(self._node, number, ""))
+        with course.aborting:
+            course.move.end()
+            course.aborted = True
 
     # -- after, on the source ---------------------------------------------------------
 

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import time
 from collections.abc import Callable, Iterator
 
 from oslo_log import log as logging
@@ -40,6 +41,11 @@ LOG = logging.getLogger(__name__)
 #: How old, in seconds, the look at the containers may be: the one that the service
 #: has just taken to see that vzlist works.
 LOOK_MAX_AGE = 5
+
+#: How long, in seconds, a start waits for vzctl to end what a killed service has begun:
+#: what is half made or half removed then is dealt with at once. The figure is ours.
+BUSY_WAIT = 10.0
+_PAUSE = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,7 +247,7 @@ def recover(node: ovz_node.Node) -> None:
         return
     try:
         node.claims.serve()
-        scene = Scene(node, LOOK_MAX_AGE)
+        scene = _settled(node)
         _note_made(scene)
     except Exception:
         LOG.exception("What a former service has left is not known")
@@ -249,6 +255,18 @@ def recover(node: ovz_node.Node) -> None:
     for rule in RULES:
         if rule.at_start:
             _apply(rule, scene)
+
+
+def _settled(node: ovz_node.Node) -> Scene:
+    """What is there when nobody makes or removes a container, or goes on for long."""
+    deadline = time.monotonic() + BUSY_WAIT
+    scene = Scene(node, LOOK_MAX_AGE)
+    while any(map(scene.is_under_way, scene.abandoned)):
+        if time.monotonic() > deadline:
+            break
+        time.sleep(_PAUSE)
+        scene = Scene(node)
+    return scene
 
 
 def _note_made(scene: Scene) -> None:

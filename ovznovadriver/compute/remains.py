@@ -250,7 +250,8 @@ def arriving(scene: Scene) -> Iterator[Finding]:
                 "arriving",
                 ctid,
                 "it was coming from another host as it ran: Nova ends its migration, or"
-                " nova-compute removes what has come when it starts",
+                " nova-compute sees, when it starts, by what Nova has of it, whether it"
+                " goes",
             )
 
 

@@ -70,12 +70,12 @@ class Rescue:
         :raises InstanceNotRescuable: its layout does not allow it
         :raises CommandFailed: vzctl failed. The server is as it was, and stopped.
         """
-        if self._node.layout == "ploop":
+        container = servers.find(self._node, instance)
+        if container.layout == "ploop":
             raise nova_exception.InstanceNotRescuable(
                 instance_id=instance.uuid,
-                reason="with [openvz]layout = ploop a container has no tree to swap",
+                reason="its layout is ploop, and a disk image cannot be shown inside",
             )
-        container = servers.find(self._node, instance)
         # Nova has stopped it; a tree is never taken from under one that runs.
         self._life.halt(container)
         # What a former attempt has left, which may hold the server's own tree.

@@ -13,13 +13,14 @@
 
 """Resize on the same host: the container stays, and what it may use changes.
 
-Its root tree is not touched by any of it. Before the first change its configuration
-is kept beside it (see openvz.keptconf): a revert, and whatever fails, restores that
-file as it was.
+Its root tree is not touched by any of it; a disk image (layout ploop) gets another
+size. Before the first change its configuration is kept beside it (see
+openvz.keptconf): a revert, and whatever fails, restores that file as it was.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NoReturn
 
 from oslo_log import log as logging
@@ -28,7 +29,7 @@ from nova import exception as nova_exception
 from ovznovadriver import exception
 from ovznovadriver.compute import lifecycle, network, servers, undo
 from ovznovadriver.openvz import node as ovz_node
-from ovznovadriver.openvz import resources
+from ovznovadriver.openvz import resources, vzconf
 from ovznovadriver.openvz.container import OvzContainer
 from ovznovadriver.openvz.vzlist import State
 
@@ -61,8 +62,12 @@ class Resizes:
         container = servers.find(self._node, instance)
         try:
             found = servers.limits(self._node, flavor)
-            self._life.sample(flavor.extra_specs or {})
-        except (exception.InvalidValue, nova_exception.InvalidInput) as error:
+            self._check_sample(container, instance.flavor, flavor)
+        except (
+            exception.InvalidValue,
+            exception.ConfigurationError,
+            nova_exception.InvalidInput,
+        ) as error:
             raise nova_exception.ResizeError(reason=str(error)) from error
         if flavor.ephemeral_gb:
             raise nova_exception.ResizeError(
@@ -78,16 +83,11 @@ class Resizes:
         new: Any,
         found: resources.Limits,
     ) -> None:
-        if new.root_gb == old.root_gb:
+        if new.root_gb >= old.root_gb or found.diskspace is None:
             return
-        if self._node.layout == "ploop":
-            raise nova_exception.ResizeError(
-                reason="with [openvz]layout = ploop the size of a disk cannot change"
-            )
-        if new.root_gb > old.root_gb or found.diskspace is None:
-            return
-        used = container.tree_kb()
-        if used > found.diskspace.soft_kb:
+        used = container.used_kb()
+        # Where it is not known, vzctl refuses what does not fit.
+        if used is not None and used > found.diskspace.soft_kb:
             raise nova_exception.ResizeError(
                 reason=f"the server's files take {used} KiB, which do not fit into a"
                 f" root disk of {new.root_gb} GiB; remove some of them first"
@@ -143,14 +143,37 @@ class Resizes:
         nics = self._network.nics(instance, network_info)
         servers.describe(self._node, container, instance, network_info, nics)
 
-    def _apply(self, container: OvzContainer, old: Any, new: Any) -> None:
+    def _other_sample(self, old: Any, new: Any) -> str | None:
+        """The sample configuration that a new flavor has, and the old one has not.
+
+        :raises InvalidInput: it cannot be used
+        """
         sample = self._life.sample(new.extra_specs or {})
-        if sample != self._life.sample(old.extra_specs or {}):
-            fallback = sample or self._node.sample
-            if fallback:
-                container.apply_config(fallback)
+        if sample == self._life.sample(old.extra_specs or {}):
+            return None
+        return sample or self._node.sample
+
+    def _check_sample(self, container: OvzContainer, old: Any, new: Any) -> None:
+        sample = self._other_sample(old, new)
+        if sample is None or container.layout != "ploop":
+            return
+        path = self._node.paths.sample(sample)
+        if "DISKSPACE" in vzconf.read_settings(path):
+            # It would come before, and whatever else is given.
+            raise exception.InvalidValue(
+                f"{path} would resize the server's disk image: remove DISKSPACE from"
+                " it, or give both flavors the same vz_config_file"
+            )
+
+    def _apply(self, container: OvzContainer, old: Any, new: Any) -> None:
+        sample = self._other_sample(old, new)
+        if sample:
+            container.apply_config(sample)
         before = servers.limits(self._node, old)
         after = servers.limits(self._node, new)
+        if container.layout == "ploop" and after.diskspace == before.diskspace:
+            # To resize an image to what it has takes a mount.
+            after = dataclasses.replace(after, diskspace=None)
         with container.changes():
             lifecycle.apply_limits(container, after)
             # What the old flavor had, and the new one has not, would stay in force.

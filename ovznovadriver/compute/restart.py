@@ -24,16 +24,25 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from nova.compute import power_state, rpcapi, task_states, vm_states
+from nova.network import neutron
 from oslo_log import log as logging
 
 from nova import exception as nova_exception
 from nova import objects
 from ovznovadriver import exception
-from ovznovadriver.compute import interfaces, lifecycle, network, recovery, rescue
+from ovznovadriver.compute import (
+    interfaces,
+    lifecycle,
+    livemigration,
+    network,
+    recovery,
+    rescue,
+)
 from ovznovadriver.compute.scene import Finding, Scene
 from ovznovadriver.openvz import ctid as ovz_ctid
 from ovznovadriver.openvz import node as ovz_node
@@ -47,6 +56,8 @@ LOG = logging.getLogger(__name__)
 OVER = frozenset(
     {"reverted", "confirmed", "failed", "cancelled", "done", "completed", "error"}
 )
+#: Those of a live migration after which the server is for certain where it was.
+_STAYED = frozenset({"failed", "cancelled"})
 _SHELVING = (
     task_states.SHELVING,
     task_states.SHELVING_IMAGE_PENDING_UPLOAD,
@@ -98,6 +109,7 @@ class Restart:
     :param rescuer: what rescues them
     :param ports: gives them interfaces
     :param net: their ports
+    :param live: those that come as they run
     """
 
     def __init__(
@@ -107,12 +119,14 @@ class Restart:
         rescuer: rescue.Rescue,
         ports: interfaces.Interfaces,
         net: network.Network,
+        live: livemigration.LiveMigrations,
     ) -> None:
         self.node = node
         self.life = life
         self.rescuer = rescuer
         self.ports = ports
         self.net = net
+        self.live = live
         self.context: Any = None
         self.scene: Scene
 
@@ -174,35 +188,64 @@ class Restart:
                         "its move to this host is over: what has come of it is removed",
                         functools.partial(transfer.drop, self.node, key),
                     )
-            for ctid in sorted(self.scene.abandoned):
-                if self._came_to_nothing(ctid, here):
-                    yield Finding(
-                        "arriving",
-                        self.scene.name(ctid),
-                        "its move to this host is over: what has come of it is removed",
-                        functools.partial(self._remove, ctid),
-                    )
+            for ctid in filter(self._has_come, sorted(self.scene.abandoned)):
+                uuid = str(self.scene.uuid(ctid))
+                if uuid not in here and self._is_over(uuid):
+                    yield self._came_to_nothing(ctid, uuid)
         except Exception:
             LOG.exception("What has come of moves to this host is not known")
 
-    def _is_over(self, uuid: str) -> bool:
-        """Whether a server was to come here, and will not."""
+    def _moves_here(self, uuid: str) -> list[str]:
+        """The status of each move of a server to this host, the last one at the end."""
         known = objects.MigrationList.get_by_filters(
             self.context, {"instance_uuid": uuid}
         )
-        status = [m.status for m in known if m.dest_compute == self.node.host]
-        return bool(status) and OVER.issuperset(status)
+        came = [move for move in known if move.dest_compute == self.node.host]
+        return [move.status for move in sorted(came, key=lambda move: int(move.id))]
 
-    def _came_to_nothing(self, ctid: str, here: set[str]) -> bool:
+    def _is_over(self, uuid: str) -> bool:
+        """Whether a server was to come here, and will not."""
+        found = self._moves_here(uuid)
+        return bool(found) and OVER.issuperset(found)
+
+    def _has_come(self, ctid: str) -> bool:
+        """Whether a CTID was kept for a server that comes as it runs, and still is."""
         scene = self.scene
-        uuid = scene.uuid(ctid)
         return (
             scene.has(ctid, ovz_ctid.ARRIVING)
+            and scene.uuid(ctid) is not None
             and not scene.is_tagged(ctid)
             and not scene.holder(ctid)
-            and uuid not in (None, *here)
-            and self._is_over(str(uuid))
         )
+
+    def _came_to_nothing(self, ctid: str, uuid: str) -> Finding:
+        """What to do about what came of a server that Nova does not have here."""
+        scene, name = self.scene, self.scene.name(ctid)
+        whole = ctid in scene.infos or ctid in scene.seen["confs"]
+        # After an error it may be here, and not where Nova has it.
+        place = self._place(uuid)
+        if whole and place and self._moves_here(uuid)[-1] not in _STAYED:
+            return Finding(
+                "arriving",
+                name,
+                f"its move to this host ended in an error, and Nova has it on {place}:"
+                " it may be here, and is left alone. See 'When it fails half-way' in"
+                " the driver's documentation of migration",
+            )
+        return Finding(
+            "arriving",
+            name,
+            "its move to this host is over: what has come of it is removed",
+            functools.partial(self._remove, ctid),
+        )
+
+    def _place(self, uuid: str) -> str | None:
+        """The host that Nova has a server on; None where Nova has it no more."""
+        try:
+            found = objects.Instance.get_by_uuid(self.context, uuid, expected_attrs=[])
+        except nova_exception.InstanceNotFound:
+            return None
+        return str(found.host)
 
     def _remove(self, ctid: str) -> None:
         container = self.scene.container(ctid)
@@ -212,6 +255,95 @@ class Restart:
                 f"it is {info.state.value} here; see on which host Nova has the server"
             )
         container.delete()
+
+    def complete_arrival(self, instance: Any, _: OvzContainer) -> str | None:
+        """Make the container of a server that has come as it ran this host's own."""
+        came = [
+            ctid
+            for ctid in filter(self._has_come, self.scene.abandoned)
+            if self.scene.uuid(ctid) == instance.uuid and ctid in self.scene.infos
+        ]
+        if not came:
+            return None
+        self.live.arrive(instance, instance.get_network_info())
+        return "it came as it ran: it is this host's now, and its network is connected"
+
+    def end_live_move(self, instance: Any, container: OvzContainer) -> str | None:
+        """See to a server that was leaving as it ran."""
+        known = objects.MigrationList.get_by_filters(
+            self.context, {"instance_uuid": instance.uuid}
+        )
+        moves = [
+            move
+            for move in known
+            if move.source_compute == self.node.host and move.is_live_migration
+            if move.status == "running"
+        ]
+        if not moves:
+            return None
+        move = max(moves, key=lambda move: int(move.id))
+        if not self._is_configured(instance.uuid):
+            return self._follow(instance, move)
+        if container.ovz_id and container.ovz_id not in self.scene.seen["sent"]:
+            return self._call_back(instance, container, move)
+        # It may run on the other host.
+        return None
+
+    def _call_back(
+        self, instance: Any, container: OvzContainer, move: Any
+    ) -> str | None:
+        """Have removed there what came of a server that cannot run there yet, by Nova.
+
+        :raises TransferError: vzmigrate is still at it, and cannot be ended
+        """
+        if container.state not in (State.RUNNING, State.PAUSED):
+            return None
+        if self.scene.holder(container.ovz_id):
+            self.live.abort(instance)
+        else:
+            # What vzmigrate has frozen looks like what runs.
+            container.thaw()
+        rpcapi.ComputeAPI().rollback_live_migration_at_destination(
+            self.context, instance, move.dest_compute, True, None
+        )
+        return (
+            "it was leaving as it ran, and runs on here: what has come of it on host"
+            f" {move.dest_compute} is removed"
+        )
+
+    def _follow(self, instance: Any, move: Any) -> str:
+        """Let Nova have a server where vzmigrate has brought it.
+
+        As Nova does itself when a live migration fails after that: in ERROR.
+        """
+        ports = instance.get_network_info()
+        neutron.API().migrate_instance_start(self.context, instance, move)
+        place = objects.ComputeNode.get_first_node_by_host_for_old_compat(
+            self.context, move.dest_compute
+        )
+        instance.host = move.dest_compute
+        instance.node, instance.compute_id = place.hypervisor_hostname, place.id
+        _save(instance, vm_states.ERROR, instance.power_state)
+        move.status = "error"
+        move.save()
+        self.live.unplug(instance, ports)
+        self.live.clean_up(instance, None, move, destroy_disks=True, destroy_vifs=False)
+        return (
+            f"it has gone to host {instance.host} as it ran, and Nova has it there now,"
+            " in ERROR: set its state to active, and reboot it hard"
+        )
+
+    def _is_configured(self, uuid: str) -> bool:
+        """Whether there is a container of a server here, be it one that is hidden.
+
+        The configuration is what vzmigrate takes away at its end.
+        """
+        confs = (
+            os.path.join(self.node.paths.conf, f"{ctid}.conf")
+            for ctid in self.node.claims.find(uuid)
+        )
+        names = (conf["name"] for conf in self.scene.seen["confs"].values())
+        return uuid in names or any(map(os.path.lexists, confs))
 
     # -- one server -------------------------------------------------------------------
 
@@ -402,6 +534,25 @@ def _is_resized(instance: Any) -> bool:
 
 #: In the order in which they are applied. doc/source/recovery.rst has the same table.
 RULES: tuple[Rule, ...] = (
+    Rule(
+        "leaving",
+        "a server that was leaving as it ran",
+        "where its memory was not sent yet, it runs on here, and what came of it on the"
+        " other host is removed; where its container is not here any more, Nova has it"
+        " on the other host, in ERROR, as after any arrival that failed; else nothing",
+        lambda instance: instance.task_state == task_states.MIGRATING,
+        Restart.end_live_move,
+        gone_too=True,
+    ),
+    Rule(
+        "arrived",
+        "a server that has come as it ran, when Nova has it here already and its"
+        " container has not this host's tag",
+        "it gets the tag, the limits of its flavor here, and its network",
+        lambda instance: instance.vm_state != vm_states.DELETED,
+        Restart.complete_arrival,
+        gone_too=True,
+    ),
     Rule(
         "pausing",
         "a server that was being paused or unpaused",

@@ -117,6 +117,11 @@ class Scene:
         """The vzctl that works on a container; 0 where none does."""
         return int(self.seen["locks"].get(ctid, 0))
 
+    def is_under_way(self, ctid: str) -> bool:
+        """Whether a vzctl makes or removes a container that this host has claimed."""
+        whole = self.has(ctid, ovz_ctid.MADE) and not self.has(ctid, ovz_ctid.REMOVING)
+        return bool(self.holder(ctid)) and not whole
+
     def is_there(self, ctid: str) -> bool:
         """Whether there is anything of a container but its claim."""
         return ctid in self.infos or ctid in self.seen["places"]

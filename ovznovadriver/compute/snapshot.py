@@ -75,7 +75,6 @@ _GZIP = 16 + zlib.MAX_WBITS
 _TIMES_DISK = 3
 _HEADERS = 8 << 30
 _NO_LIMIT = 1 << 60
-_MOUNTED = (State.RUNNING, State.PAUSED, State.MOUNTED)
 
 
 class _Stream:
@@ -202,7 +201,7 @@ class _Packing(threading.Thread):
 
     def run(self) -> None:
         try:
-            with self._tree() as tree:
+            with self._container.tree() as tree:
                 state = self._container.state
                 if state is State.UNKNOWN:
                     raise exception.OvzError("what the container does is not known")
@@ -220,15 +219,6 @@ class _Packing(threading.Thread):
     def _end(self, name: str) -> None:
         if name in self._ends:
             os.close(self._ends.pop(name))
-
-    @contextlib.contextmanager
-    def _tree(self) -> Iterator[tuple[str, str, str]]:
-        container = self._container
-        if self._node.layout == "ploop" and container.state in _MOUNTED:
-            yield self._node.paths.root, container.ovz_id, ""
-            return
-        with container.tree() as tree:
-            yield tree
 
     def _pack(
         self, verb: str, tree: tuple[str, str, str], pipe: str, **more: Any

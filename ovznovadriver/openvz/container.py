@@ -316,11 +316,12 @@ class OvzContainer(settings.ContainerSettings):
         self._note_paused(False)
         self.wiring.drop(self.wiring.kept())
 
-    def mount(self) -> None:
-        """Mount its tree."""
+    def mount(self) -> bool:
+        """Mount its tree; see :meth:`ovznovadriver.openvz.vzctl.Vzctl.mount`."""
         self.ensure_root_dir()
-        self.node.vzctl.mount(self.ovz_id)
+        mounted = self.node.vzctl.mount(self.ovz_id)
         self._info = None
+        return mounted
 
     def umount(self) -> None:
         """Unmount its tree."""
@@ -379,19 +380,28 @@ class OvzContainer(settings.ContainerSettings):
 
     @contextlib.contextmanager
     def tree(self) -> Iterator[tuple[str, str, str]]:
-        """Where the stopped container's root tree is, as long as the block runs.
+        """Where the container's root tree is, as long as the block runs.
+
+        A disk image that is not mounted is, meanwhile.
 
         :returns: base directory, CTID, directory beneath it; as the file verbs take
             them
         """
-        if self.node.layout == "ploop":
-            self.mount()
-            try:
-                yield self.node.paths.root, self.ovz_id, ""
-            finally:
-                self.umount()
-        else:
+        if self.layout != "ploop":
             yield self.node.paths.private, self.ovz_id, self.node.family.tree_dir
+            return
+        mounted = self.mount()
+        try:
+            yield self.node.paths.root, self.ovz_id, ""
+        finally:
+            if mounted:
+                self.umount()
+
+    def used_kb(self) -> int | None:
+        """How much room its files take, in KiB; None where that is not known."""
+        if self.layout == "ploop":
+            return self.info.diskspace_kb
+        return self.tree_kb()
 
     def tree_kb(self) -> int:
         """How much room its tree takes, in KiB (layout simfs)."""
@@ -452,9 +462,7 @@ class OvzContainer(settings.ContainerSettings):
         """
         node = self.node
         helper = self.helper(uuid)
-        node.vzctl.create(
-            helper.ovz_id, image, config=node.sample, layout=node.options.layout or None
-        )
+        node.vzctl.create(helper.ovz_id, image, config=node.sample, layout=self.layout)
         return helper
 
     def swap_in(self, helper: OvzContainer) -> None:

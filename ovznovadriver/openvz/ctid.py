@@ -38,7 +38,7 @@ import secrets
 import shutil
 import time
 import urllib.parse
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from oslo_concurrency import lockutils
 from oslo_log import log as logging
@@ -263,14 +263,30 @@ class Claims:
         """Who claimed a CTID; None when the claim does not say, or there is none."""
         return Owner.read(self._directory / ctid / _OWNER)
 
-    def find(self, uuid: str) -> list[str]:
-        """The CTIDs that this host claimed for an instance."""
+    def find(self, uuid: str, host: str | None = None) -> list[str]:
+        """The CTIDs that a host claimed for an instance.
+
+        :param host: None for this one
+        """
+        whose = (uuid, self._host if host is None else host)
         owners = [(ctid, self.owner(ctid)) for ctid in self.ctids()]
         return [
             ctid
             for ctid, owner in owners
-            if owner is not None and (owner.uuid, owner.host) == (uuid, self._host)
+            if owner is not None and (owner.uuid, owner.host) == whose
         ]
+
+    def hidden(self, shown: Collection[str]) -> set[str]:
+        """The instances whose containers this host has made, and vzlist does not show.
+
+        :param shown: the CTIDs that it shows
+        """
+        made = (
+            self.owner(ctid)
+            for ctid in set(self.ctids()).difference(shown)
+            if self.has(ctid, MADE)
+        )
+        return {own.uuid for own in made if own is not None and own.host == self._host}
 
     def release(self, ctid: str) -> None:
         """Give a CTID back; nothing happens when it is not claimed.
@@ -367,6 +383,9 @@ class Claims:
             note.write_text(_boot_id())
         else:
             note.unlink(missing_ok=True)
+            # Of a container that was removed meanwhile nothing else is in it.
+            with contextlib.suppress(OSError):
+                note.parent.rmdir()
 
     def is_paused(self, ctid: str) -> bool:
         """Whether a container was noted as paused since the node booted."""

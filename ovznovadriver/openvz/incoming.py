@@ -250,6 +250,41 @@ def tree_size(*, base: str, ctid: str, sub: str) -> int:
         return listing.list_tree(opened.descriptor, changing=True).size_kb
 
 
+# -- trees that other hosts left on a shared disk ------------------------------
+
+
+def take_tree(*, dirs: dict[str, str], ctid: str, other: str) -> None:
+    """Make another container's private area that of one that was just made.
+
+    What that one has is removed; the other one has none afterwards. Interrupted, it
+    can be called again, and :func:`return_tree` undoes it.
+
+    :param dirs: private
+    :param other: the CTID of a container of another host, which does not run
+    :raises TransferError: it has no private area here
+    """
+    tree.checked_ctid(ctid), tree.checked_ctid(other)
+    with _opened(dirs["private"], "") as parent, tree.named_errors("take", other):
+        if not _is_dir(parent, other):
+            raise exception.TransferError(f"container {other} has no files here")
+        if _is_dir(parent, ctid):
+            tree.remove_entry(parent, ctid)
+        os.rename(other, ctid, src_dir_fd=parent, dst_dir_fd=parent)
+        os.fsync(parent)
+
+
+def return_tree(*, dirs: dict[str, str], ctid: str, other: str) -> None:
+    """Undo :func:`take_tree`, as far as it came; nothing is removed.
+
+    :param dirs: private
+    """
+    tree.checked_ctid(ctid), tree.checked_ctid(other)
+    with _opened(dirs["private"], "") as parent, tree.named_errors("return", other):
+        if _is_dir(parent, ctid) and not _is_dir(parent, other):
+            os.rename(ctid, other, src_dir_fd=parent, dst_dir_fd=parent)
+            os.fsync(parent)
+
+
 # -- whether two hosts see the same directory ---------------------------------
 
 
@@ -339,6 +374,8 @@ VERBS: Mapping[str, Callable[..., Any]] = {
         drop_incoming,
         list_incoming,
         tree_size,
+        take_tree,
+        return_tree,
         plant_proof,
         find_proof,
         remove_proof,

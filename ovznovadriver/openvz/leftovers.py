@@ -75,7 +75,10 @@ def _remove_conf(directory: str, ctid: str) -> None:
 def _remove_dump(directory: str, ctid: str) -> None:
     dump = f"Dump.{ctid}"
     names = _names_with(directory, dump)
-    _remove_names(directory, [n for n in names if n == dump or n[len(dump)] == "."])
+    found = [n for n in names if n == dump or n[len(dump)] == "."]
+    # That is what vzmigrate sends to another host.
+    found += [n for n in _names_with(directory, "tmp-dump.") if n == f"tmp-dump.{ctid}"]
+    _remove_names(directory, found)
 
 
 def _remove_lock(directory: str, ctid: str) -> None:

@@ -25,10 +25,19 @@ import os
 from oslo_log import log as logging
 
 from ovznovadriver import exception
-from ovznovadriver.openvz import metadata, vzctl, vzmigrate
+from ovznovadriver.openvz import firstpass, metadata, vzctl, vzmigrate
 from ovznovadriver.openvz import node as ovz_node
 
 LOG = logging.getLogger(__name__)
+
+#: Seconds for which an end of the first pass waits for its beginning: until then
+#: vzmigrate has a dozen of short talks with the other host by ssh.
+WAIT = 20.0
+_GOES_ON = {
+    firstpass.ABSENT: "no vzmigrate of this driver's moves it here",
+    firstpass.EARLY: f"its first pass has not begun for {WAIT:g} s: try again",
+    firstpass.LATE: "its first pass is over, and from then on it cannot be undone",
+}
 
 
 class Place(enum.Enum):
@@ -92,6 +101,25 @@ class Move:
             return Outcome(Place.UNKNOWN, str(error))
         return Outcome(Place.THERE)
 
+    def end(self) -> None:
+        """Have the move given up and undone, while the container still runs here.
+
+        :meth:`run`, which somebody else is in, then says that it is here.
+
+        :raises TransferError: that is not possible, and the move goes on
+        """
+        answer = self._node.executor.call(
+            "end_first_pass",
+            dirs={"lock": self._node.paths.locks},
+            ctid=self._ctid,
+            wait=WAIT,
+        )
+        if answer != firstpass.ENDED:
+            raise exception.TransferError(
+                f"the live migration of container {self._ctid} cannot be aborted:"
+                f" {_GOES_ON[answer]}"
+            )
+
     def _found_out(self, error: exception.CommandFailed) -> Outcome:
         try:
             return Outcome(self._find(error), str(error))
@@ -112,6 +140,9 @@ class Move:
                 return Place.UNKNOWN
         if froze:
             self._thaw()
+            # Which vzmigrate leaves when a later step fails (line 301).
+            dirs = {"dump": self._node.paths.dump}
+            self._node.executor.call("remove_dump", dirs=dirs, ctid=self._ctid)
         return Place.HERE
 
     def _is_given_up(self) -> bool:

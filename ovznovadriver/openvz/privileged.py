@@ -37,6 +37,7 @@ from ovznovadriver import exception
 from ovznovadriver.openvz import (
     announce,
     command,
+    firstpass,
     hostends,
     incoming,
     nethook,
@@ -152,6 +153,7 @@ VERBS: Mapping[str, Callable[..., Any]] = {
             announce.VERBS,
             incoming.VERBS,
             survey.VERBS,
+            firstpass.VERBS,
         )
         for name, verb in verbs.items()
     },

@@ -16,11 +16,26 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 
+from oslo_log import log as logging
+
 from ovznovadriver import exception
-from ovznovadriver.openvz import keptconf, vzctl
+from ovznovadriver.openvz import keptconf, vzconf, vzctl
 from ovznovadriver.openvz import node as ovz_node
+
+LOG = logging.getLogger(__name__)
+
+#: Disk space in a configuration file, as `vzctl set` writes it: soft and hard limit
+#: in KiB.
+_DISKSPACE = re.compile(r"([0-9]{1,19}):([0-9]{1,19})")
+
+
+def _disk_size(path: str) -> tuple[int, int] | None:
+    """The disk space in a configuration file; None where it is as in a sample."""
+    found = _DISKSPACE.fullmatch(vzconf.read_settings(path).get("DISKSPACE", ""))
+    return (int(found[1]), int(found[2])) if found else None
 
 
 class ContainerSettings:
@@ -57,9 +72,7 @@ class ContainerSettings:
     def _send(self, settings: vzctl.Settings) -> None:
         # For an unknown number `set --save` makes a stray configuration file, and
         # says that all is well.
-        if not os.path.exists(
-            os.path.join(self.node.paths.conf, f"{self.ovz_id}.conf")
-        ):
+        if not os.path.exists(self._conf_path()):
             raise exception.ContainerNotFound(
                 f"container {self.ovz_id} has no configuration file"
             )
@@ -73,12 +86,29 @@ class ContainerSettings:
 
     # -- as a whole -----------------------------------------------------------------
 
+    def _conf_path(self) -> str:
+        return os.path.join(self.node.paths.conf, f"{self.ovz_id}.conf")
+
     def _conf_dirs(self) -> dict[str, str]:
         dirs = {"conf": self.node.paths.conf}
         if self.node.family.tree_dir:
             # Elsewhere what is in the private area is the guest's own.
             dirs["private"] = self.node.paths.private
         return dirs
+
+    @property
+    def layout(self) -> str:
+        """What its files are kept in, whatever those of new containers are: simfs or
+        ploop.
+        """
+        if self.node.family.template_paths:
+            return self.node.layout
+        try:
+            found = vzconf.read_settings(self._conf_path())
+        except exception.ConfigurationError:
+            # It is half made, or gone.
+            found = {}
+        return found.get("VE_LAYOUT", self.node.layout).split(":")[0]
 
     @property
     def is_kept(self) -> bool:
@@ -93,11 +123,32 @@ class ContainerSettings:
         """Have all set, in the stopped container, as it was kept.
 
         :returns: whether it was kept
+        :raises DiskImageNotResized: its disk image cannot have its size, and is too
+            small
         """
+        if self.is_kept and self.layout == "ploop":
+            self._restore_image()
         done: bool = self.node.executor.call(
             "restore_conf", dirs=self._conf_dirs(), ctid=self.ovz_id
         )
         return done
+
+    def _restore_image(self) -> None:
+        kept = _disk_size(keptconf.kept_path(self.node.paths.conf, self.ovz_id))
+        if kept is None:
+            return
+        now = _disk_size(self._conf_path()) or kept
+        try:
+            # Also where both say the same: vzctl may have been interrupted.
+            self.set_diskspace(*kept)
+        except exception.DiskImageNotResized as error:
+            if kept[1] > now[1]:
+                raise
+            LOG.warning(
+                "The disk image of container %(ctid)s stays larger than its limit of"
+                " %(size)d KiB, as its files need more: %(error)s",
+                {"ctid": self.ovz_id, "size": kept[1], "error": error},
+            )
 
     def forget_kept(self) -> None:
         """Let what was kept go."""

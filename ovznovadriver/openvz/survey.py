@@ -33,6 +33,9 @@ from ovznovadriver.openvz import incoming, leftovers, swap, tree
 OURS = ("nics", "rescue", "resize")
 
 _TEMPORARY = re.compile(r"(?P<ctid>[0-9a-fA-F-]+)\.[a-z]+\.ovz-[0-9a-f]{16}")
+#: The memory of a container that vzmigrate sends to another host: from line 1005 of
+#: bin/vzmigrate.in (vzctl 4.9.4) on, before it comes to life there, and to line 1115.
+_SENT = re.compile(r"tmp-dump\.([0-9]+)")
 _TEMPORARY_CONF = re.compile(r"ve\.conf\.ovz-[0-9a-f]{16}")
 _NETIF = re.compile(r"^NETIF=(\"[^\"\n]*\"|\S*)", re.MULTILINE)
 _NAME = re.compile(r"^NAME=(\"[^\"\n]*\"|\S*)", re.MULTILINE)
@@ -51,7 +54,8 @@ def survey(*, dirs: dict[str, str], sub: str) -> dict[str, Any]:
         that has it, 0 for a dead one), "swaps" (see :func:`swap.state`, or a sentence
         that says why it is not known), "confs" ("name", "description",
         "interfaces": each with its "ifname", "mac" and "host_ifname", as far as they
-        are known); and "mounts" (paths), "temporary" (paths), "incoming" (by key,
+        are known); "sent" (CTIDs whose memory goes, or went, to another host); and
+        "mounts" (paths), "temporary" (paths), "incoming" (by key,
         whether somebody works on it), "marks" (keys), "proofs" (name: host)
     :raises OvzError: a directory cannot be read
     """
@@ -62,6 +66,7 @@ def survey(*, dirs: dict[str, str], sub: str) -> dict[str, Any]:
     found["files"] = _files(names)
     found["temporary"] = sorted(_temporary(dirs, names))
     found["locks"] = _locks(dirs["lock"])
+    found["sent"] = _sent(dirs["dump"])
     found["swaps"] = {
         ctid: _swap(dirs, ctid, sub)
         for ctid, kinds in found["files"].items()
@@ -127,6 +132,15 @@ def _locks(directory: str) -> dict[str, int]:
         with contextlib.suppress(FileNotFoundError):
             found[ctid] = _holder(os.path.join(directory, name))
     return found
+
+
+def _sent(directory: str) -> list[str]:
+    try:
+        names = os.listdir(directory)
+    except FileNotFoundError:
+        return []
+    found = map(_SENT.fullmatch, sorted(names))
+    return [match[1] for match in found if match and tree.is_ctid(match[1])]
 
 
 def _holder(path: str) -> int:

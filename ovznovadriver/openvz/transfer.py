@@ -26,17 +26,13 @@ import json
 import logging
 import os
 import platform
-import select
 import shlex
-import socket
-import tempfile
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ovznovadriver import exception
-from ovznovadriver.openvz import gate, outgoing
 from ovznovadriver.openvz import node as ovz_node
+from ovznovadriver.openvz import outgoing, underway
 
 LOG = logging.getLogger(__name__)
 
@@ -45,7 +41,6 @@ PROTOCOL = outgoing.PROTOCOL
 #: Seconds for a short question to the other host. Its answer may need two ways to root.
 ASK_LIMIT = 120.0
 
-_POLL = 0.5
 #: What a shell, and after it ssh and rsync, end with for a command that is not there.
 _NO_COMMAND = 127
 #: How the sentences of the other host begin.
@@ -192,14 +187,18 @@ def _plain(value: object) -> str:
     return "".join(c if c.isprintable() else "?" for c in str(value)[:255])
 
 
-def local_facts(node: ovz_node.Node) -> Facts:
-    """What this host says of itself."""
+def local_facts(node: ovz_node.Node, layout: str | None = None) -> Facts:
+    """What this host says of itself.
+
+    :param layout: that of the container that is to go, which may be older than the
+        node's
+    """
     free = os.statvfs(node.paths.private)
     return Facts(
         protocol=PROTOCOL,
         host=node.host,
         family=node.family.name,
-        layout=node.layout,
+        layout=layout or node.layout,
         guest_ids=node.guest_ids,
         free_kb=free.f_bavail * free.f_frsize // 1024,
         architecture=platform.machine(),
@@ -302,7 +301,7 @@ class Transfer:
         :raises PeerFull: the other host has no room; call :meth:`discard`
         :raises TransferError: something else went wrong; a pass can be tried again
         """
-        with _Watch(progress) as watch:
+        with underway.Watch(progress) as watch:
             work = self._begin(ctid, key, final, watch.pipe)
             self._end(key, final, watch.result_of(work))
             watch.tell(1.0)
@@ -321,7 +320,7 @@ class Transfer:
 
         :raises TransferError: as :meth:`send`; also before the block
         """
-        with _Watch(progress) as watch, _Gate() as waiting:
+        with underway.Watch(progress) as watch, underway.Gate() as waiting:
             work = self._begin(ctid, key, True, watch.pipe, waiting.path)
             try:
                 if not waiting.wait(work):
@@ -345,14 +344,14 @@ class Transfer:
         final: bool,
         progress: str | None,
         gate: str | None = None,
-    ) -> _Work:
+    ) -> underway.Work:
         facts = self._facts or self.hello()
         state = self._passes.get(key)
         if state is None:
             self.discard(key)
             state = self._passes[key] = _Pass()
         state.proven = False
-        return _Work(
+        return underway.Work(
             lambda: self._node.executor.call(
                 "send_tree",
                 # Both passes of a final one, and the lists.
@@ -389,16 +388,6 @@ class Transfer:
                 f"the copy of container {ctid} on host {self._peer.host} was not"
                 " compared with it"
             )
-
-    def settle(self, key: str) -> None:
-        """Have the other host write all that it was sent to its disk.
-
-        To be called before the tree here is removed.
-
-        :param key: the instance's UUID, for the log
-        """
-        LOG.debug("Having %s write %s to its disk", self._peer.host, key)
-        self._ask("sync", limit=self._peer.timeout)
 
     def discard(self, key: str) -> None:
         """Remove what the other host has of a tree; nothing there is fine."""
@@ -489,140 +478,6 @@ class Transfer:
 
     def _failed(self, reason: str) -> exception.TransferError:
         return exception.TransferError(f"host {self._peer.host}: {reason}")
-
-
-class _Work:
-    """A call that is made in a thread of its own."""
-
-    def __init__(self, call: Callable[[], Any]) -> None:
-        self._call = call
-        self._result: Any = None
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(
-            target=self._run, name="ovz-transfer", daemon=True
-        )
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._result = self._call()
-        except BaseException as error:
-            self._error = error
-
-    @property
-    def is_done(self) -> bool:
-        return not self._thread.is_alive()
-
-    def wait(self) -> None:
-        self._thread.join()
-
-    def result(self) -> Any:
-        """What the call has returned, or raised."""
-        self.wait()
-        if self._error is not None:
-            raise self._error
-        return self._result
-
-
-class _Watch:
-    """A FIFO for percentages, and who gets them; none where nobody wants them.
-
-    :ivar pipe: the path of the FIFO
-    """
-
-    def __init__(self, progress: Callable[[float], object] | None) -> None:
-        self._progress = progress
-        self._stack = contextlib.ExitStack()
-        self._descriptor = -1
-        self.pipe: str | None = None
-
-    def __enter__(self) -> _Watch:
-        if self._progress is None:
-            return self
-        with contextlib.ExitStack() as stack:
-            self.pipe = _scratch_path(stack, "percent")
-            os.mkfifo(self.pipe, 0o600)
-            # For writing too, or it would end whenever nobody has it open.
-            flags = os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC
-            self._descriptor = os.open(self.pipe, flags)
-            stack.callback(os.close, self._descriptor)
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self._stack.close()
-
-    def tell(self, part: float) -> None:
-        """Say how far it is."""
-        if self._progress is not None:
-            self._progress(part)
-
-    def result_of(self, work: _Work) -> Any:
-        """Hand on percentages while the work is done, and then what it came to."""
-        rest = b""
-        while self.pipe is not None and not work.is_done:
-            ready, _, _ = select.select([self._descriptor], [], [], _POLL)
-            if not ready:
-                continue
-            *lines, rest = (rest + os.read(self._descriptor, 4096)).split(b"\n")
-            if lines:
-                self.tell(min(int(lines[-1]), 100) / 100)
-        return work.result()
-
-
-class _Gate:
-    """The service's end of what keeps the last pass waiting; see gate.py.
-
-    :ivar path: of the socket
-    """
-
-    def __init__(self) -> None:
-        with contextlib.ExitStack() as stack:
-            self.path = _scratch_path(stack, "gate")
-            self._listener = stack.enter_context(socket.socket(socket.AF_UNIX))
-            directory, name = os.path.split(self.path)
-            opened = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            stack.callback(os.close, opened)
-            # The whole path may be longer than a socket's can be.
-            self._listener.bind(f"/proc/self/fd/{opened}/{name}")
-            self._listener.listen(1)
-            self._listener.settimeout(_POLL)
-            self._stack = stack.pop_all()
-        self._link: socket.socket | None = None
-
-    def __enter__(self) -> _Gate:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.close()
-
-    def wait(self, work: _Work) -> bool:
-        """Wait until the other host has spoken; False when the work has ended."""
-        while self._link is None:
-            try:
-                self._link, _ = self._listener.accept()
-            except TimeoutError:
-                if work.is_done:
-                    return False
-        self._stack.push(self._link)
-        return True
-
-    def open(self) -> None:
-        """Let the pass begin."""
-        if self._link is not None:
-            # Where nobody is there any more, the work says why.
-            with contextlib.suppress(OSError):
-                self._link.sendall(gate.GO)
-
-    def close(self) -> None:
-        """Whoever waits need not any longer."""
-        self._stack.close()
-
-
-def _scratch_path(stack: contextlib.ExitStack, name: str) -> str:
-    # Whose it is: the next service removes what is a dead one's.
-    directory = tempfile.TemporaryDirectory(prefix=f"ovz-{os.getpid()}-")
-    return os.path.join(stack.enter_context(directory), name)
 
 
 # -- on the host that a tree has come to ------------------------------------------

@@ -134,6 +134,7 @@ _ERRORS: Mapping[int, type[exception.CommandFailed]] = {
     82: exception.SampleUnusable,
     131: exception.NameInUse,
     137: exception.NameInUse,
+    154: exception.DiskImageNotResized,
 }
 
 
@@ -307,7 +308,9 @@ class Settings:
     :ivar vmguarpages: pages of 4 KiB
     :ivar privvmpages: pages of 4 KiB
     :ivar cpulimit: percent of one CPU
-    :ivar diskspace_kb: soft and hard limit in KiB
+    :ivar diskspace_kb: soft and hard limit in KiB. A disk image gets the size of the
+        hard limit at once, whatever vzctl(8) says (set() of vzctl 4's
+        vzctl-actions.c).
     :ivar iolimit: bytes a second; 0 is no limit
     :ivar iopslimit: operations a second; 0 is no limit
     :ivar nameservers: addresses. Where a container has none, vzctl writes the host's
@@ -510,8 +513,11 @@ class Vzctl:
         :raises InvalidValue: see :meth:`Settings.arguments`
         """
         args = settings.arguments(self.family)
+        # A disk image that shrinks moves what lies in it.
+        slow = settings.diskspace_kb is not None
+        limit = self.limits.create if slow else self.limits.command
         if args:
-            self._run("set", ctid, *args, "--save", timeout=self.limits.command)
+            self._run("set", ctid, *args, "--save", timeout=limit)
 
     def start(self, ctid: str) -> None:
         """Start a container; its init runs, its services may not yet."""
@@ -542,9 +548,13 @@ class Vzctl:
         """Remove a stopped container and its private area."""
         self._run("destroy", ctid, timeout=self.limits.create)
 
-    def mount(self, ctid: str) -> None:
-        """Mount a stopped container's tree."""
-        self._run("mount", ctid, timeout=self.limits.start)
+    def mount(self, ctid: str) -> bool:
+        """Mount a container's tree.
+
+        :returns: False where it was mounted already, as that of a running one is
+        """
+        done = self._run("mount", ctid, timeout=self.limits.start)
+        return "already mounted" not in done.stderr
 
     def umount(self, ctid: str) -> None:
         """Unmount a stopped container's tree; no error where it is not mounted."""

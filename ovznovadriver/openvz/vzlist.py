@@ -92,7 +92,8 @@ class ContainerInfo:
 
     A number is None where vzlist gives none: numproc, physpages and uptime of
     a container that is not running, diskspace of one that is not mounted or
-    has no quota (vzctl >= 7: that is not ploop).
+    has no quota (vzctl >= 7: that is not ploop). Of vzctl 4's disk images it is known
+    always, from their file systems.
 
     :ivar ctid: number or UUID, spelled as the tools spell it
     :ivar state: what it is doing

@@ -17,11 +17,12 @@ vzctl 7 and above is a wrapper around another program, with other options and co
 
 It works as root at both ends, by ssh. What it does when it fails by itself, it undoes:
 the container runs on here, and what was made there is removed as far as ssh still
-works. Nothing is undone when it is ended by a signal.
+works. Nothing is undone when it is ended by a signal: it has no trap for one.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 
@@ -36,6 +37,12 @@ _MOVE = ("-r", "no", "--online")
 
 #: What it says on standard output right before it freezes the container.
 FREEZING = "Live migrating container..."
+
+#: What its rsync has in the pass while the container runs, and not in the one after
+#: that (RSYNC1_OPTIONS in bin/vzmigrate.in, vzctl 4.9.4).
+_SPARSE = "--sparse"
+#: What its vzctl is told, here and by ssh on the other host, from the freezing on.
+_FROZEN = ("chkpnt", "restore")
 
 #: It puts the name into commands of a shell, and into ``root@name:path``: an IPv6
 #: address would be misread there.
@@ -73,6 +80,37 @@ def check_arguments(args: Sequence[str]) -> None:
 def is_host(text: str) -> bool:
     """Whether a text is a host name or an IPv4 address, and nothing else to ssh."""
     return _HOST.fullmatch(text) is not None
+
+
+def is_move(argv: Sequence[str], ctid: str) -> bool:
+    """Whether a process, by all its arguments, is a vzmigrate that moves a container.
+
+    Before those of the driver is the path of the script, and its shell's own.
+    """
+    *_, program = argv[: -len(_MOVE) - 2] or [""]
+    if os.path.basename(program) != "vzmigrate":
+        return False
+    try:
+        check_arguments(argv[-len(_MOVE) - 2 :])
+    except exception.CommandRefused:
+        return False
+    return argv[-1] == ctid
+
+
+def is_first_pass(argv: Sequence[str]) -> bool:
+    """Whether a process that vzmigrate has started sends the tree the first time."""
+    return _is_rsync(argv) and _SPARSE in argv
+
+
+def is_later(argv: Sequence[str]) -> bool:
+    """Whether a process that vzmigrate has started comes after the first pass."""
+    return (_is_rsync(argv) and _SPARSE not in argv) or any(
+        word in argv for word in _FROZEN
+    )
+
+
+def _is_rsync(argv: Sequence[str]) -> bool:
+    return os.path.basename([*argv, ""][0]) == "rsync"
 
 
 class Vzmigrate:

@@ -182,7 +182,12 @@ def _units(arguments: argparse.Namespace) -> list[tuple[str, str]]:
     """Family and operation of each unit; the long ones first."""
     families = [arguments.family] if arguments.family else FAMILIES
     names = arguments.operation or list(operations.OPERATIONS)
-    found = [(family, name) for name in names for family in families]
+    found = [
+        (family, name)
+        for name in names
+        for family in families
+        if family in operations.OPERATIONS[name].families
+    ]
     return sorted(found, key=lambda unit: -operations.OPERATIONS[unit[1]].hosts)
 
 

@@ -37,7 +37,7 @@ from tests import ssh
 from tests.chaos import neighbours
 from tests.chaos.world import World
 from tests.functional import fixtures as cloud_fixtures
-from tests.functional import twohosts
+from tests.functional import livehosts, twohosts
 from tests.simulator.node import SimNode
 
 # In its package, the name of this module is the one of another.
@@ -56,7 +56,7 @@ PLANTED = "srv/planted"
 PLANTED_TEXT = "of the user\n"
 
 
-class Cloud(twohosts.TwoHostsTest):
+class Cloud(livehosts.LiveHosts):
     """Nova's services over a world, without being a test.
 
     :ivar world: where all of it lies
@@ -188,6 +188,13 @@ class Cloud(twohosts.TwoHostsTest):
                 lambda _cls, address, _group: peers[address],
             )
         )
+
+    def configure(self, node: SimNode) -> None:
+        """Set the options of a node's service; with two hosts, servers move live."""
+        if len(self.HOSTS) > 1 and self.FAMILY == "4":
+            super().configure(node)
+        else:
+            twohosts.TwoHostsTest.configure(self, node)
 
     # -- servers ----------------------------------------------------------------
 

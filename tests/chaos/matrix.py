@@ -179,8 +179,12 @@ class Stand:
         """The moments of each command of an operation."""
         counts: dict[str, int] = {}
         found = []
+        operation = operations.OPERATIONS[name]
+        first = Cloud.HOSTS[0]
         for host, _words in self.trace(name):
             number = counts[host] = counts.get(host, 0) + 1
+            if host == first and number > (operation.settled or number):
+                continue
             found += [Point(host, number, when) for when in moments]
         return found
 

@@ -44,12 +44,17 @@ class Operation:
     :ivar keeps: what the user has in the server has to be there afterwards, however far
         it came
     :ivar hosts: the compute hosts that it takes
+    :ivar families: of vzctl, that it can be asked of
+    :ivar settled: of the first host's commands, how many come before only an operator
+        can say where the server is; None for all
     """
 
     begins_in: str
     act: Step
     keeps: bool = True
     hosts: int = 1
+    families: tuple[str, ...] = ("4", "9")
+    settled: int | None = None
 
 
 # -- single steps ------------------------------------------------------------------
@@ -120,6 +125,14 @@ def _detach(cloud: Cloud) -> None:
     cloud.wait_until("detached", lambda: last not in ports())
 
 
+def _move_live(cloud: Cloud) -> None:
+    victim = cloud.victim
+    there = cloud.ends(victim)[1]
+    cloud.ask(victim)
+    cloud.wait_until("the move", lambda: cloud.host_of(victim) == there)
+    cloud.settle(victim)
+
+
 #: How a victim can be found. Each is made once, and put aside.
 STATES: Mapping[str, State] = {
     "none": State(None, lambda cloud: None),
@@ -158,4 +171,8 @@ OPERATIONS: Mapping[str, Operation] = {
     "migrate": Operation("active", lambda c: c.move(c.victim), hosts=2),
     "migrate-confirm": Operation("moved", lambda c: c.confirm(c.victim), hosts=2),
     "migrate-revert": Operation("moved", lambda c: c.revert(c.victim), hosts=2),
+    # The next step of vzmigrate dumps the memory, by which it may run on both.
+    "live-migrate": Operation(
+        "active", _move_live, hosts=2, families=("4",), settled=8
+    ),
 }

@@ -15,9 +15,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.functional import twohosts
+from tests.simulator.node import SimNode
 
 SMALL = (1, 512, 1)
 NOTHING = (0, 0, 0)
@@ -64,6 +67,55 @@ class EvacuateTests:
         self.delete(stays)
         assert self.left("compute2") == []
         self.await_use(compute1=NOTHING, compute2=NOTHING)
+
+
+class TestEvacuateOnSharedDisk(twohosts.TwoHostsTest):
+    """Both hosts have the private areas and the claims of the first one."""
+
+    FAMILY = "4"
+
+    def make_node(self, host: str) -> SimNode:
+        node = super().make_node(host)
+        first = self.nodes["compute1"]
+        if node is not first:
+            node.set_vz_conf(VE_PRIVATE=f"{first.private_dir}/$VEID")
+            (node.root / "claims").symlink_to(first.root / "claims")
+        return node
+
+    def lose(self, host: str) -> None:
+        """Have a host gone, and Nova know it."""
+        self.nodes[host].reboot()
+        self.computes[host].stop()
+        (service,) = self.admin_api.get_services(host=host, binary="nova-compute")
+        self.admin_api.put_service_force_down(service["id"], True)
+
+    def evacuate(self, server: dict[str, Any], status: str) -> None:
+        """Have a server come to the second host."""
+        self.admin_api.post_server_action(server["id"], {"evacuate": {}})
+        self.settle_as(server, status)
+
+    def test_a_server_has_its_files_on_another_host(self) -> None:
+        server = self.boot("web-1", host="compute1")
+        tree = self.seen(server)
+        first, second = self.nodes["compute1"], self.nodes["compute2"]
+        self.lose("compute1")
+
+        second.fail("vzctl", subcommand="start", rc=7)
+        self.evacuate(server, "ERROR")
+        assert second.containers() == []
+        assert self.seen(server, "compute1") == tree
+
+        # From an error Nova leaves it running.
+        self.evacuate(server, "ACTIVE")
+        assert self.host_of(server) == "compute2"
+        assert self.seen(server) == tree
+        self.restart_compute("compute1")
+        assert first.containers() == []
+        assert second.state(self.container(server, second)) == "running"
+        assert self.seen(server) == tree
+        self.delete(server)
+        assert self.left("compute1") == self.left("compute2") == []
+        assert list(first.private_dir.iterdir()) == []
 
 
 class TestEvacuateWithVzctl4(EvacuateTests, twohosts.TwoHostsTest):

@@ -14,53 +14,24 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from collections import Counter
 from typing import Any, Literal
 
 import pytest
 
 from nova import objects
-from tests.functional import twohosts
-from tests.simulator.node import SimNode
+from ovznovadriver.openvz import firstpass
+from tests.functional import livehosts
 
 SMALL = (1, 512, 1)
 NOTHING = (0, 0, 0)
+_OVER = ("completed", "failed", "error", "cancelled")
 
 
-class LiveMigrationTest(twohosts.TwoHostsTest):
-    """Two hosts whose root users reach each other."""
-
-    #: Seconds that vzmigrate may take.
-    LIMIT = 60
-
-    def configure(self, node: SimNode) -> None:
-        """Set the options of a node's service; another host has other CTIDs."""
-        super().configure(node)
-        # Where vzmigrate can freeze containers.
-        node.switch("openvz_kernel", True)
-        others = {
-            twohosts.ADDRESSES[host]: other
-            for host, other in self.nodes.items()
-            if other is not node
-        }
-        node.add_peers(others)
-        for other in others.values():
-            (address,) = [
-                twohosts.ADDRESSES[h] for h, n in self.nodes.items() if n is node
-            ]
-            other.add_peers({address: node})
-        first = 1000 * len(self.nodes)
-        self.flags(
-            group="openvz",
-            ctid_first=first,
-            ctid_last=first + 999,
-            live_migration_timeout=self.LIMIT,
-        )
-
-    def ask(self, server: dict[str, Any], **changes: Any) -> None:
-        """Ask for a live migration to the other host."""
-        _, target = self.ends(server)
-        order = {"host": target, "block_migration": "auto", **changes}
-        self._acts(server, {"os-migrateLive": order})
+class LiveMigrationTest(livehosts.LiveHosts):
+    """What is asked of servers that move as they run, and looked at."""
 
     def migrate(self, server: dict[str, Any], status: str = "completed") -> None:
         """Have a live migration to the other host, and wait for its end."""
@@ -73,7 +44,7 @@ class LiveMigrationTest(twohosts.TwoHostsTest):
         statuses = [migration.status for migration in self._migrations(server)]
         last = statuses[-1] if len(statuses) > before else ""
         busy = self.instance(server).task_state is not None
-        return last if last in ("completed", "failed", "error") and not busy else ""
+        return last if last in _OVER and not busy else ""
 
     def _migrations(self, server: dict[str, Any]) -> list[Any]:
         found = objects.MigrationList.get_by_filters(
@@ -178,6 +149,72 @@ class TestLiveMigrationWithVzctl4(LiveMigrationTest):
         self._check_each_step("after")
 
     @pytest.mark.slow
+    @pytest.mark.timeout(600)
+    def test_whatever_fails_on_its_host_the_server_is_on_one(self) -> None:
+        self._check_each_command("compute1")
+
+    @pytest.mark.slow
+    @pytest.mark.timeout(600)
+    def test_whatever_fails_on_the_other_host_the_server_is_on_one(self) -> None:
+        self._check_each_command("compute2")
+
+    def _check_each_command(self, host: str) -> None:
+        server = self.boot("web-1", host="compute1")
+        self.nodes[host].clear_commands()
+        self.migrate(server)
+        # Those of vzmigrate itself fail above.
+        counts = Counter(
+            (call.program, call.subcommand)
+            for call in self.nodes[host].commands()
+            if call.program != "vzmigrate"
+        )
+        assert counts["vzlist", ""] > 1
+        self.delete(server)
+        for call, count in counts.items():
+            for nth in range(1, count + 1):
+                self._check_that_it_is_on_one_host(host, *call, nth)
+
+    def _check_that_it_is_on_one_host(
+        self, host: str, program: str, subcommand: str, nth: int
+    ) -> None:
+        about = f"{host}: {program} {subcommand} {nth}"
+        # The old host keeps what it could not remove.
+        before = {name: set(self.left(name)) for name in self.HOSTS}
+        # And Nova what a migration reserved that ended in an error.
+        use = {name: self._use(name) for name in self.HOSTS}
+        server = self.boot("web-1", host="compute1")
+        tree = self.seen(server)
+        self.nodes[host].fail(program, subcommand, nth=nth, rc=1, stderr="no luck")
+        self.ask(server)
+        self.wait_until(about, lambda: self._ended(server, 0))
+        status = self._ended(server, 0)
+        self.nodes[host].clear_faults()
+        place = self.host_of(server)
+        if self.api.get_server(server["id"])["status"] == "ERROR":
+            self.recover(server)
+
+        assert place == ("compute2" if status == "completed" else place), about
+        self.wait_until(about, lambda: self._places() == [place])
+        ctid = self.container(server)
+        assert self.nodes[place].state(ctid) == "running", about
+        assert self.seen(server) == tree, about
+        if status != "error" or place == "compute1":
+            use[place] = tuple(map(sum, zip(use[place], SMALL, strict=True)))
+            self.await_use(**use)
+        self.delete(server)
+        self.wait_until(about, lambda: set(self.left(place)) <= before[place])
+        assert self._places() == [], about
+
+    def _use(self, host: str) -> Any:
+        """What placement has in use of a host: CPUs, MB, GB."""
+        found = self._get_provider_usages(self._get_provider_uuid_by_host(host))
+        return tuple(found[name] for name in ("VCPU", "MEMORY_MB", "DISK_GB"))
+
+    def _places(self) -> list[str]:
+        """The hosts that have a container."""
+        return [host for host, node in self.nodes.items() if node.containers()]
+
+    @pytest.mark.slow
     def test_a_server_that_cannot_move_is_refused_with_the_reason(self) -> None:
         server = self.boot("web-1", host="compute1")
         tree = self.seen(server)
@@ -232,24 +269,56 @@ class TestLiveMigrationWithVzctl4(LiveMigrationTest):
         assert self.left("compute1") == []
         assert self.left("compute2") == []
 
-    @pytest.mark.slow
-    def test_a_move_under_way_is_neither_aborted_nor_hurried(self) -> None:
+    def test_a_server_whose_move_is_aborted_runs_on(self) -> None:
         server = self.boot("web-1", host="compute1")
-        self.nodes["compute1"].slow("vzmigrate", "copy", seconds=3)
-        self.ask(server)
-        self.wait_until(
-            "running",
-            lambda: [m for m in self._migrations(server) if m.status == "running"],
-        )
-        (migration,) = self._migrations(server)
-        path = f"/servers/{server['id']}/migrations/{migration.id}"
+        tree = self.seen(server)
+        first = self.nodes["compute1"]
+        first.hang("vzmigrate", "pass")
+        path = self._begin_move(server)
+
+        # It needs no force.
         self.admin_api.api_post(f"{path}/action", {"force_complete": None})
         self.admin_api.api_delete(path)
 
         self.wait_until("the end", lambda: self._ended(server, 0))
-
+        assert self._ended(server, 0) == "cancelled"
+        self._check_that_it_stayed(server, tree)
+        self.migrate(server)
         assert self.host_of(server) == "compute2"
+        assert self.seen(server) == tree
         self.delete(server)
+        assert self.left("compute1") == self.left("compute2") == []
+
+    @pytest.mark.slow
+    def test_a_move_that_is_aborted_too_late_goes_on(self) -> None:
+        server = self.boot("web-1", host="compute1")
+        tree = self.seen(server)
+        first = self.nodes["compute1"]
+        first.hang("vzmigrate", "pass", nth=2)
+        path = self._begin_move(server)
+
+        self.admin_api.api_delete(path)
+
+        self.await_reason(server, "its first pass is over")
+        ctid = self.container(server)
+        assert first.state(ctid) == "paused"
+        assert not self._ended(server, 0)
+        # It comes to an end, as the connection breaks.
+        mover = firstpass._mover(str(first.lock_dir / f"{ctid}.lck"), ctid)
+        for rsync in firstpass._children(mover):
+            os.kill(rsync.pid, signal.SIGTERM)
+        self.wait_until("the end", lambda: self._ended(server, 0))
+        assert self._ended(server, 0) == "failed"
+        self._check_that_it_stayed(server, tree)
+        self.delete(server)
+
+    def _begin_move(self, server: dict[str, Any]) -> str:
+        """Have a move begun that hangs in a pass; where the API has it."""
+        self.ask(server)
+        half = self.nodes["compute2"].private_dir / self.container(server)
+        self.wait_until("a pass", (half / ".half.a1B2c3").exists)
+        (migration,) = self._migrations(server)
+        return f"/servers/{server['id']}/migrations/{migration.id}"
 
 
 class TestLiveMigrationThatHangs(LiveMigrationTest):

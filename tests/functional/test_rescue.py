@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
+from tests.functional import base, diskimages, shared
 from tests.functional import fixtures as cloud_fixtures
-from tests.functional import shared
 
 
 class RescueTests:
@@ -133,3 +133,29 @@ class TestRescueWithVzctl9(RescueTests, shared.SharedCloudTest):
     """vzctl 9."""
 
     FAMILY = "9"
+
+
+class TestNoRescueOfDiskImages(diskimages.DiskImages, base.OpenVZFunctionalTest):
+    """With layout ploop."""
+
+    @pytest.mark.slow
+    def test_a_server_in_a_disk_image_is_not_rescued(self) -> None:
+        server = self.boot("web-1")
+        ctid = self.container(server)
+        (self.tree(server) / "file").write_text("content")
+        self.node.clear_commands()
+
+        self.api.post_server_action(server["id"], {"rescue": {}})
+        self._wait_for_state_change(server, "ERROR")
+
+        assert "its layout is ploop" in self.fault(server)
+        assert self.subcommands(self.node) == ["stop"]
+        self.api.post_server_action(
+            server["id"], {"os-resetState": {"state": "active"}}
+        )
+        self.act(server, "reboot", {"type": "HARD"})
+        assert self.node.containers() == [ctid]
+        assert self.node.state(ctid) == "running"
+        assert (self.tree(server) / "file").read_text() == "content"
+        self.delete(server)
+        assert self.left_on(self.node) == []

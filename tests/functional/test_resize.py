@@ -24,7 +24,7 @@ import pytest
 
 from nova import objects
 from tests import trees
-from tests.functional import base, shared
+from tests.functional import base, diskimages, shared
 
 
 class _Resizes:
@@ -220,6 +220,20 @@ class TestResizeWithVzctl9(ResizeTests, shared.SharedCloudTest):
     FAMILY = "9"
 
 
+class _DiskImages(diskimages.DiskImages):
+    """The disk's size is the image's."""
+
+    def _disk_gb(self, ctid: str) -> int:
+        hard_kb = self.node.image_kb(ctid) + (4 << 10)
+        assert str(hard_kb) == self.node.conf(ctid)["DISKSPACE"].split(":")[1]
+        return hard_kb >> 20
+
+
+@pytest.mark.slow
+class TestResizeOfDiskImages(_DiskImages, ResizeTests, base.OpenVZFunctionalTest):
+    """With layout ploop."""
+
+
 class FailingResizeTests(_Resizes):
     """What holds for both families of vzctl.
 
@@ -277,6 +291,12 @@ class TestFailingResizeWithVzctl9(FailingResizeTests, base.OpenVZFunctionalTest)
     """The family of OpenVZ and Virtuozzo 7 to 9."""
 
     FAMILY = "9"
+
+
+class TestFailingResizeOfDiskImages(
+    _DiskImages, FailingResizeTests, base.OpenVZFunctionalTest
+):
+    """With layout ploop."""
 
 
 class TestCrash(_Resizes, base.OpenVZFunctionalTest):

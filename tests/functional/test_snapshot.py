@@ -31,7 +31,7 @@ from ovznovadriver.compute import snapshot
 from ovznovadriver.openvz import privileged
 from ovznovadriver.openvz.container import OvzContainer
 from tests import trees
-from tests.functional import base
+from tests.functional import base, diskimages, twohosts
 from tests.functional import fixtures as cloud_fixtures
 
 CONF = cfg.CONF
@@ -40,12 +40,81 @@ CONF = cfg.CONF
 OWN_FILES = ("etc", "root", "var/lib/cloud")
 
 
-class SnapshotTests:
-    """What holds for both families of vzctl."""
+class _Snapshots:
+    """How snapshots are taken, and what is looked at."""
 
     def setUp(self) -> None:
         super().setUp()  # type: ignore[misc]
         self.flags(snapshot_timeout=60, group="openvz")
+
+    def _create_image(
+        self, server: dict[str, Any], *, name: str = "snapshot", fails: bool = False
+    ) -> str:
+        known = set(self.glance.images)
+        self.act(server, "createImage", {"name": name})
+        self.wait_until("the thread to end", lambda: not self._threads())
+        if fails:
+            return ""
+        (image,) = set(self.glance.images) - known
+        return str(image)
+
+    def _around(self, verb: str, before: Any) -> None:
+        """Have something done before a verb of the privileged side is."""
+        real = privileged.VERBS[verb]
+
+        def changed(**kwargs: Any) -> Any:
+            before()
+            return real(**kwargs)
+
+        self.useFixture(
+            fixtures.MockPatchObject(
+                privileged, "VERBS", {**privileged.VERBS, verb: changed}
+            )
+        )
+
+    def _at(self, verb: str, server: dict[str, Any]) -> tuple[str, str]:
+        return verb, self._state_on_node(server)
+
+    def _state_on_node(self, server: dict[str, Any]) -> str:
+        node = self.driver()._node
+        node.look.forget()
+        ctid = self.container(server)
+        found = OvzContainer.find(node, ovz_id=ctid)
+        return str(found.state.value)
+
+    def _offset(self, server: dict[str, Any]) -> int:
+        return self.tree(server).stat().st_uid if os.geteuid() == 0 else 0
+
+    def _last_fault(self, server: dict[str, Any]) -> str:
+        def look() -> Any:
+            return objects.InstanceFault.get_latest_for_instance(
+                self.cell_context(), server["id"]
+            )
+
+        return str(self.wait_until("the fault", look).message)
+
+    def _directory_of_snapshots(self) -> Path:
+        return Path(CONF.openvz.snapshot_dir)
+
+    @staticmethod
+    def _threads() -> list[str]:
+        names = [thread.name for thread in threading.enumerate()]
+        return [n for n in names if n.startswith(("ovz-snapshot", "ovz-progress"))]
+
+    def _assert_unharmed(self, server: dict[str, Any]) -> None:
+        found = self.api.get_server(server["id"])
+        assert found["status"] == "ACTIVE"
+        assert self._state_on_node(server) == "running"
+        self._assert_nothing_is_left()
+
+    def _assert_nothing_is_left(self) -> None:
+        directory = self._directory_of_snapshots()
+        assert not directory.exists() or list(directory.iterdir()) == []
+        assert self._threads() == []
+
+
+class SnapshotTests(_Snapshots):
+    """What holds for both families of vzctl, and for each layout."""
 
     # -- identity ---------------------------------------------------------------
 
@@ -318,73 +387,6 @@ class SnapshotTests:
         assert after == before
         self._assert_nothing_is_left()
 
-    # -- helpers --------------------------------------------------------------------
-
-    def _create_image(
-        self, server: dict[str, Any], *, name: str = "snapshot", fails: bool = False
-    ) -> str:
-        known = set(self.glance.images)
-        self.act(server, "createImage", {"name": name})
-        self.wait_until("the thread to end", lambda: not self._threads())
-        if fails:
-            return ""
-        (image,) = set(self.glance.images) - known
-        return str(image)
-
-    def _around(self, verb: str, before: Any) -> None:
-        """Have something done before a verb of the privileged side is."""
-        real = privileged.VERBS[verb]
-
-        def changed(**kwargs: Any) -> Any:
-            before()
-            return real(**kwargs)
-
-        self.useFixture(
-            fixtures.MockPatchObject(
-                privileged, "VERBS", {**privileged.VERBS, verb: changed}
-            )
-        )
-
-    def _at(self, verb: str, server: dict[str, Any]) -> tuple[str, str]:
-        return verb, self._state_on_node(server)
-
-    def _state_on_node(self, server: dict[str, Any]) -> str:
-        node = self.driver()._node
-        node.look.forget()
-        ctid = self.container(server)
-        found = OvzContainer.find(node, ovz_id=ctid)
-        return str(found.state.value)
-
-    def _offset(self, server: dict[str, Any]) -> int:
-        return self.tree(server).stat().st_uid if os.geteuid() == 0 else 0
-
-    def _last_fault(self, server: dict[str, Any]) -> str:
-        def look() -> Any:
-            return objects.InstanceFault.get_latest_for_instance(
-                self.cell_context(), server["id"]
-            )
-
-        return str(self.wait_until("the fault", look).message)
-
-    def _directory_of_snapshots(self) -> Path:
-        return Path(CONF.openvz.snapshot_dir)
-
-    @staticmethod
-    def _threads() -> list[str]:
-        names = [thread.name for thread in threading.enumerate()]
-        return [n for n in names if n.startswith(("ovz-snapshot", "ovz-progress"))]
-
-    def _assert_unharmed(self, server: dict[str, Any]) -> None:
-        found = self.api.get_server(server["id"])
-        assert found["status"] == "ACTIVE"
-        assert self._state_on_node(server) == "running"
-        self._assert_nothing_is_left()
-
-    def _assert_nothing_is_left(self) -> None:
-        directory = self._directory_of_snapshots()
-        assert not directory.exists() or list(directory.iterdir()) == []
-        assert self._threads() == []
-
 
 class SnapshotTest4(SnapshotTests, base.OpenVZFunctionalTest):
     """Snapshots with vzctl 4."""
@@ -394,3 +396,85 @@ class SnapshotTest9(SnapshotTests, base.OpenVZFunctionalTest):
     """Snapshots with vzctl 9."""
 
     FAMILY = "9"
+
+
+@pytest.mark.slow
+class SnapshotTestOfDiskImages(
+    diskimages.DiskImages, SnapshotTests, base.OpenVZFunctionalTest
+):
+    """Snapshots with layout ploop."""
+
+
+class SnapshotTestOfStoppedDiskImages(
+    diskimages.DiskImages, _Snapshots, base.OpenVZFunctionalTest
+):
+    """Disk images that are mounted for a snapshot."""
+
+    def test_a_stopped_server_is_mounted_for_it_alone(self) -> None:
+        server = self.boot("web-1", networks="none")
+        ctid = self.container(server)
+        (self.tree(server) / "file").write_text("content")
+        self.act(server, "os-stop")
+        states: list[str] = []
+
+        def look() -> None:
+            states.append(self.node.state(ctid))
+            if len(states) > 1:
+                raise exception.OvzError("no more")
+
+        self._around("pack_tree", look)
+        image = self._create_image(server)
+        assert (states, self.node.state(ctid)) == (["mounted"], "stopped")
+
+        self._create_image(server, fails=True)
+        assert (states, self.node.state(ctid)) == (["mounted"] * 2, "stopped")
+        self._assert_nothing_is_left()
+
+        copy = self.boot("web-2", networks="none", image_id=image)
+        assert (self.tree(copy) / "file").read_text() == "content"
+
+    @pytest.mark.slow
+    def test_a_disk_that_cannot_be_mounted_is_not_packed(self) -> None:
+        server = self.boot("web-1", networks="none")
+        self.act(server, "os-stop")
+        for subcommand in ("mount", "umount"):
+            images = set(self.glance.images)
+            self.node.fail("vzctl", subcommand, rc=152, stderr="no ploop device")
+
+            self._create_image(server, fails=True)
+
+            assert set(self.glance.images) == images
+            assert "no ploop device" in self._last_fault(server)
+        # What could not be unmounted is so when the service starts.
+        assert self._state_on_node(server) == "mounted"
+        self.restart_compute("compute1")
+        assert self._state_on_node(server) == "stopped"
+        self._assert_nothing_is_left()
+
+
+@pytest.mark.slow
+class TestUnshelveElsewhere(twohosts.TwoHostsTest):
+    """A shelved server comes back on another host."""
+
+    def test_its_files_come_along(self) -> None:
+        server = self.boot("web-1", host="compute1")
+        files = self.files(server)
+        self.act(server, "shelve")
+        self.settle_as(server, "SHELVED_OFFLOADED")
+        assert self.left("compute1") == []
+
+        self.admin_api.microversion = "2.91"
+        self.admin_api.post_server_action(
+            server["id"], {"unshelve": {"host": "compute2"}}
+        )
+        self.settle_as(server, "ACTIVE")
+
+        assert self.host_of(server) == "compute2"
+        assert self.files(server) == files
+        self.delete(server)
+        assert self.left("compute2") == []
+
+    def files(self, server: dict[str, Any]) -> trees.Tree:
+        """What the driver does not write anew when a server is made of an image."""
+        seen = self.seen(server)
+        return {path: seen[path] for path in seen if path.startswith(b"srv")}

@@ -115,7 +115,7 @@ def _asked(data: bytes) -> None:
     if codes:
         assert codes <= {0, 2}
         return
-    assert asked.command in ("hello", "look", "discard", "sync", "receive")
+    assert asked.command in ("hello", "look", "discard", "receive")
     assert not others or others[0] == "--server"
 
 

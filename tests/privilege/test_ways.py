@@ -300,6 +300,7 @@ def test_every_other_verb_is_answered_from_the_root_side(
     areas = {kind: str(node / "vz" / kind) for kind in ("private", "root", "dump")}
     areas |= {"conf": conf, "names": str(node / "etc/vz/names")}
     areas["lock"] = str(node / "vz/lock")
+    assert call("end_first_pass", dirs=areas, ctid=ctid, wait=0) == "absent"
     seen = call("survey", dirs=areas, sub=container)
     assert "private" in seen["places"][ctid]
     call("remove_temporary", dirs=both, paths=[])
@@ -322,6 +323,9 @@ def test_every_other_verb_is_answered_from_the_root_side(
     call("drop_incoming", dirs=dirs, key=key)
     with pytest.raises(exception.OvzError):
         call("adopt_incoming", dirs=dirs, ctid=ctid, sub=container, key=key)
+    with pytest.raises(exception.TransferError):
+        call("take_tree", dirs=dirs, ctid=ctid, other="100999")
+    call("return_tree", dirs=dirs, ctid="100998", other="100999")
 
     # Nobody but the caller gets what a container holds.
     with pytest.raises(exception.CommandRefused, match="not the caller"):

@@ -273,6 +273,10 @@ class SimNode(Orders):
         """Where a container's files are now."""
         return Path(area.Area(self.host, str(ctid), self.conf(ctid)).tree)
 
+    def image_kb(self, ctid: str | int) -> int:
+        """The size of the file system in a container's ploop image."""
+        return area.Area(self.host, str(ctid), self.conf(ctid)).image_kb
+
     def state(self, ctid: str | int) -> str:
         """ "running", "paused", "mounted", "suspended" or "stopped"."""
         live = state.State(self.host, str(ctid))

@@ -62,7 +62,6 @@ NOT_THERE = (
     "test_host_power_action_reboot",
     "test_host_power_action_shutdown",
     "test_host_power_action_startup",
-    "test_live_migration_abort",
     "test_restore_running",
     "test_restore_soft_deleted",
     "test_set_host_enabled",
@@ -180,6 +179,15 @@ class _Contract(_Suite):
             self.connection.live_migration(
                 self.ctxt, instance, "otherhost", None, None, migrate_data=data
             )
+
+    def test_live_migration_abort(self) -> None:
+        """Nova's own has none under way."""
+        instance, _ = self._get_running_instance()
+        with (
+            mock.patch("ovznovadriver.openvz.firstpass._START", 0),
+            pytest.raises(nova_exception.NovaException, match="cannot be aborted"),
+        ):
+            self.connection.live_migration_abort(instance)
 
     def test_live_migration_force_complete(self) -> None:
         instance, _ = self._get_running_instance()

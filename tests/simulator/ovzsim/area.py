@@ -13,13 +13,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 
 from ovzsim import base
+from ovzsim.base import Exit
 from ovzsim.host import Host
 
 # Where a ploop image of the simulator keeps what a real one keeps in its file system.
 PLOOP_TREE = "root.hdd/.tree"
+_DESCRIPTOR = "root.hdd/DiskDescriptor.xml"
+# What a size leaves to its file system: all but four clusters of 1 MiB (new_fs_size in
+# ploop_resize_image of ploop's lib/ploop.c).
+_CLUSTERS_KB = 4 << 10
 
 
 def expand(template: str, ctid: str) -> str:
@@ -54,6 +61,57 @@ class Area:
         """Where the tree is now."""
         plain = self.plain_tree
         return self.root if self.is_ploop and not os.path.isdir(plain) else plain
+
+    # -- a ploop image ----------------------------------------------------------
+
+    @property
+    def image_kb(self) -> int:
+        """The size of the file system in the image."""
+        text = base.read_text(os.path.join(self.private, _DESCRIPTOR))
+        found = re.search("<Disk_size>([0-9]+)</Disk_size>", text)
+        assert found, text
+        return int(found[1]) // 2 - _CLUSTERS_KB
+
+    def used_kb(self) -> int:
+        """What the files in the image take."""
+        blocks = 0
+        for place, _, files in os.walk(self.tree):
+            for name in ("", *files):
+                # It may be mounted, or written to, at this moment.
+                with contextlib.suppress(FileNotFoundError):
+                    blocks += os.lstat(os.path.join(place, name)).st_blocks
+        return blocks // 2
+
+    def make_image(self, size_kb: int) -> None:
+        """Makes an empty image."""
+        os.makedirs(os.path.join(self.private, PLOOP_TREE))
+        self._write_size(size_kb)
+
+    def resize_image(self, size_kb: int) -> None:
+        """Resizes the image, mounted or not, as ploop_resize_image does it online.
+
+        A smaller size inflates the balloon, which needs as much free room.
+
+        :raises Exit: 154, its files need more; it has the size that it had.
+        """
+        new, used = size_kb - _CLUSTERS_KB, self.used_kb()
+        if new < min(used, self.image_kb):
+            reason = (
+                f"Unable to change image size to {new * 2} sectors, minimal size is"
+                f" {used * 2}"
+            )
+            raise Exit(154, f"{reason}\nFailed to resize image: {reason} [38]\n")
+        self._write_size(size_kb)
+
+    def _write_size(self, size_kb: int) -> None:
+        base.write_text(
+            os.path.join(self.private, _DESCRIPTOR),
+            "<Parallels_disk_image><Disk_Parameters>"
+            f"<Disk_size>{size_kb * 2}</Disk_size>"
+            "</Disk_Parameters></Parallels_disk_image>\n",
+        )
+
+    # -- mounting ---------------------------------------------------------------
 
     def mount(self) -> None:
         """Shows the tree at the root mount point.

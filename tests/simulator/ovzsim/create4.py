@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 
-from ovzsim import area, base, params4, template
+from ovzsim import area, base, params4, template, units
 from ovzsim.base import Exit
 from ovzsim.call import Call, NameTaken, link_name, unlink_name
 from ovzsim.conffile import ConfFile
@@ -62,12 +62,13 @@ class _Creation:
         if layout == "ploop" and not self.host.switch("ploop"):
             vz_conf = self.host.path("etc/vz/vz.conf")
             raise Exit(99, _NO_PLOOP.format(vz_conf=vz_conf) + _FAILED)
+        size_kb = self._image_size(old) if layout == "ploop" else 0
         archive = self._archive()
         name = self.request.plain.get("NAME", "")
         if name:
             self._take_name(name)
         try:
-            self._unpack(archive, place, layout)
+            self._unpack(archive, place, size_kb)
             self._configure(old, layout)
         except BaseException:
             base.remove_tree(place.private)
@@ -132,12 +133,26 @@ class _Creation:
         if linked:
             self.call.streams.say(f"Name {name} assigned")
 
-    def _unpack(self, archive: str, place: area.Area, layout: str) -> None:
+    def _image_size(self, old: dict[str, str]) -> int:
+        """The size of a ploop image in KiB: the hard limit (src/lib/create.c)."""
+        given = self.request.changes(old).get("DISKSPACE") or old.get("DISKSPACE", "")
+        given = given or self.host.vz_conf().get("DISKSPACE", "")
+        size = units.pair(given, units.KILOBYTES)[1]
+        if not size:
+            raise Exit(63, f"Error: diskspace not set (required for ploop)\n{_FAILED}")
+        return size
+
+    def _unpack(self, archive: str, place: area.Area, image_kb: int) -> None:
+        if image_kb:
+            image = f"{place.private}.tmp/root.hdd/root.hdd"
+            self.call.streams.say(f"Creating image: {image} size={image_kb}K")
         self.call.streams.say(f"Creating container private area ({self.template})")
         tree = place.private
-        if layout == "ploop":
+        if image_kb:
+            place.make_image(image_kb)
             tree = os.path.join(place.private, area.PLOOP_TREE)
-        os.makedirs(tree)
+        else:
+            os.makedirs(tree)
         template.unpack(archive, tree)
         uid, gid = self.host.uid_offset()
         if uid and os.geteuid() == 0:

@@ -101,6 +101,8 @@ class Row:
 
     def _pair(self, name: str) -> tuple[int, int]:
         """Barrier and limit of a beancounter or a disk quota."""
+        if name == "diskspace" and self._is_ploop:
+            return self.area.image_kb, self.area.image_kb
         text = self.conf.get(name.upper())
         unit = _UNITS.get(name, units.COUNT)
         if name == "diskspace":
@@ -113,7 +115,14 @@ class Row:
         unset = self.family == "4" and self.running and name in fields.UBC_HEADINGS
         return (UNLIMITED, UNLIMITED) if unset else (0, 0)
 
+    @property
+    def _is_ploop(self) -> bool:
+        """Its image says what is used, also where it is not mounted."""
+        return self.family == "4" and self.area.is_ploop
+
     def _used(self, name: str) -> int:
+        if name == "diskspace" and self._is_ploop:
+            return self.area.used_kb()
         try:
             text = base.read_text(self.host.sim("usage", f"{self.ctid}.json"))
         except FileNotFoundError:
@@ -146,7 +155,8 @@ class Row:
             soft, hard = self._pair(name)
             if part:
                 return str(soft if part == "s" else hard)
-            return str(self._used(name)) if self.running else "-"
+            known = self.running or (name == "diskspace" and self._is_ploop)
+            return str(self._used(name)) if known else "-"
         special = _PLAIN.get(column)
         if special is not None:
             return special(self)
@@ -179,7 +189,8 @@ class Row:
             }
         if column in ("diskspace", "diskinodes"):
             soft, hard = self._pair(column)
-            used = self._used(column) if self.running else 0
+            known = self.running or (column == "diskspace" and self._is_ploop)
+            used = self._used(column) if known else 0
             return {"usage": used, "softlimit": soft, "hardlimit": hard}
         special = _JSON.get(column)
         return special(self) if special is not None else self.raw(column)

@@ -98,6 +98,10 @@ class _Setting:
         container = self._container()
         return container is not None and container.state.running
 
+    def _is_ploop(self) -> bool:
+        container = self._container()
+        return container is not None and container.area.is_ploop
+
     # -- checks before anything is done ---------------------------------------
 
     def _check(self) -> None:
@@ -116,6 +120,12 @@ class _Setting:
                 raise Exit(
                     rc, f"Error: unable to use --{option} option without --save\n"
                 )
+        if "DISKSPACE" in request.changes(self.old) and self._is_ploop():
+            raise Exit(
+                20,
+                "Error: can't use --diskspace without --save for a ploop-based"
+                " container\n",
+            )
 
     def _changes(self) -> dict[str, str | None]:
         changes = self.request.changes(self.old)
@@ -141,6 +151,8 @@ class _Setting:
             raise Exit(32, f"Unable to change {which} on a running container\n")
         if "NAME" in changes:
             self._rename(str(changes["NAME"]))
+        if container is not None and container.area.is_ploop:
+            self._resize_image(container, changes)
         if self.request.setmode == "restart" and running and container is not None:
             self._restart(container, changes)
         elif running and container is not None:
@@ -149,6 +161,21 @@ class _Setting:
             self._apply_stopped()
         if self.request.userpasswd:
             self._password()
+
+    def _resize_image(
+        self, container: Container, changes: dict[str, str | None]
+    ) -> None:
+        """Before all that needs a running container, and also where one does not run.
+
+        A sample's DISKSPACE does it, too (set() of src/vzctl-actions.c).
+        """
+        if changes.get("DISKSPACE"):
+            size = units.pair(str(changes["DISKSPACE"]), units.KILOBYTES)[1]
+            container.area.resize_image(size)
+        if "DISKINODES" in changes:
+            self.streams.say(
+                "Warning: --diskinodes is ignored for ploop-based container"
+            )
 
     def _rename(self, name: str) -> None:
         old_name = self.old.get("NAME", "")
@@ -211,7 +238,7 @@ class _Setting:
                 96,
                 "Failed to set limits for CPU mask (Numerical result out of range)\n",
             )
-        self._apply_io(changes)
+        self._apply_io(container, changes)
         self._apply_network(container, changes)
         if self.request.devnodes or self.request.devices:
             self.streams.say("Setting devices")
@@ -229,7 +256,7 @@ class _Setting:
         if failed:
             self.streams.warn(_SOME_FAILED)
 
-    def _apply_io(self, changes: dict[str, str | None]) -> None:
+    def _apply_io(self, container: Container, changes: dict[str, str | None]) -> None:
         if self.host.switch("openvz_kernel"):
             return
         for name, what, unit in (
@@ -239,6 +266,8 @@ class _Setting:
             if name in changes:
                 self.streams.say(f"Setting {what}: {changes[name]} {unit}")
                 raise Exit(148, f"Unable to set {what}: Bad file descriptor\n")
+        if container.area.is_ploop:
+            return
         if "DISKSPACE" in changes or "DISKINODES" in changes:
             raise Exit(62, _QUOTA)
 

@@ -15,7 +15,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -69,7 +68,7 @@ def test_where_ssh_permits_one_command_the_configuration_is_not_the_others_to_ch
     conf: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(
-        "SSH_ORIGINAL_COMMAND", "ovz-receive --config-file /tmp/own --protocol=1 sync"
+        "SSH_ORIGINAL_COMMAND", "ovz-receive --config-file /tmp/own --protocol=1 hello"
     )
     refused(conf)
 
@@ -101,15 +100,6 @@ def test_a_proof_is_looked_for(
         assert receive.main([*conf, "--protocol=1", "look", name], direct=True) == 0
         assert json.loads(capsys.readouterr().out) == {"found": found}
         (sim4.private_dir / name).unlink(missing_ok=True)
-
-
-def test_all_is_written_to_the_disk(
-    conf: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    called: list[int] = []
-    monkeypatch.setattr(os, "sync", lambda: called.append(1))
-    assert receive.main([*conf, "--protocol=1", "sync"], direct=True) == 0
-    assert called
 
 
 def test_another_version_is_refused_before_anything_is_done(

@@ -199,6 +199,18 @@ def test_another_kind_of_host_is_refused_before_anything_changes(
     assert _words(ovs.calls) == ["hello"]
 
 
+def test_a_server_in_a_disk_image_is_refused_whatever_new_ones_are_in(
+    sim, boot, leave, node
+):
+    if node.family.template_paths:
+        pytest.skip("a node has one layout there")
+    path = sim.conf_dir / f"{boot()}.conf"
+    path.write_text(path.read_text().replace('"simfs"', '"ploop"'))
+
+    with pytest.raises(nova_exception.InstanceFaultRollback, match="ploop here"):
+        leave()
+
+
 def test_a_node_cannot_hold_a_server_twice_under_its_uuid(boot, leave, way, node, sim):
     way.shared = True
     ctid = boot()

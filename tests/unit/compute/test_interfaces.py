@@ -154,3 +154,29 @@ def test_an_attach_that_fails_leaves_the_server_as_it_was(
 
     assert sim.conf_text(ctid) == before
     assert [call[0] for call in ovs.calls] == ["plug", "unplug"]
+
+
+class TestDiskImage:
+    """A server whose root tree is in a disk image (layout ploop)."""
+
+    @pytest.fixture
+    def sim(self, tmp_path, own_privileged_side):
+        return support.simulated(tmp_path / "node", "4", ploop=True)
+
+    @pytest.fixture
+    def node(self, sim):
+        return support.open_node(sim, layout="ploop")
+
+    def test_is_told_of_its_ports_while_it_runs(
+        self, sim, node, net, boot, instance, nova_ports
+    ):
+        ctid = boot()
+        subject = interfaces.Interfaces(node, net)
+        second = nova_ports[1]
+        subject.detach(None, instance, second)
+        del nova_ports[1]
+
+        subject.attach(None, instance, second)
+
+        assert len(ports.taps(sim)) == 2
+        assert sim.state(ctid) == "running"

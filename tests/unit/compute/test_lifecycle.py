@@ -328,3 +328,43 @@ def test_nothing_is_taken_from_under_a_server_that_cannot_be_stopped(
         life.destroy(instance, ports.network_info())
     assert journal() == ["stop"]
     assert sim.state(ctid) == "running"
+
+
+# -- layout ploop -------------------------------------------------------------------
+
+
+class TestDiskImage:
+    """A server whose root tree is in a disk image."""
+
+    @pytest.fixture
+    def sim(self, tmp_path, own_privileged_side):
+        return support.simulated(tmp_path / "node", "4", ploop=True)
+
+    @pytest.fixture
+    def node(self, sim):
+        return support.open_node(sim, layout="ploop")
+
+    def test_is_mounted_once_to_be_made(self, sim, boot, journal, quiet):
+        quiet()
+        ctid = boot()
+
+        assert journal() == ["create", "set", "mount", "umount", "plug", "start"]
+        assert len(sim.commands("vzctl")) == 5
+        assert len(sim.commands("vzlist")) <= 1
+        # It has that size already.
+        (change,) = (c for c in sim.commands("vzctl") if c.subcommand == "set")
+        assert "--diskspace" not in change.argv
+        assert sim.conf(ctid)["DISKSPACE"] == f"{1 << 20}:{1 << 20}"
+        assert sim.image_kb(ctid) == (1 << 20) - 4096
+
+    def test_is_removed_in_any_state(self, sim, node, boot, life, instance):
+        for action in ("pause", "suspend", "stop", "mount"):
+            boot()
+            container = OvzContainer.find(node, uuid=instance.uuid)
+            if action == "mount":
+                container.stop()
+            getattr(container, action)()
+
+            life.destroy(instance, ports.network_info())
+
+            assert support.traces(sim, node) == {}

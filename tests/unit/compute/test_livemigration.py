@@ -13,6 +13,7 @@
 """Live migration: between two nodes, by a vzmigrate that moves real trees."""
 
 import json
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,9 +22,9 @@ from nova.objects import migrate_data as migrate_data_obj
 
 from nova import exception as nova_exception
 from ovznovadriver import exception
-from ovznovadriver.compute import lifecycle, livemigration
+from ovznovadriver.compute import lifecycle, livemigration, recovery
 from ovznovadriver.openvz import ctid as ovz_ctid
-from ovznovadriver.openvz import moving
+from ovznovadriver.openvz import firstpass, moving
 from ovznovadriver.openvz.container import OvzContainer
 from tests import support
 from tests.unit.compute import ports
@@ -133,6 +134,17 @@ def test_the_checks_leave_nothing(checked, away, away_node, sim):
     assert support.traces(away, away_node) == {}
     assert sim.state("101") == "running"
     assert [path.name for path in away.private_dir.iterdir()] == []
+
+
+def test_a_host_can_clean_up_after_a_check_that_was_interrupted(
+    target, server, away, away_node
+):
+    data = target.check_destination(server, ADDRESS, None)
+    assert (away.private_dir / data.filename).exists()
+
+    recovery.recover(away_node)
+
+    assert not (away.private_dir / data.filename).exists()
 
 
 def test_a_host_says_no_where_files_must_not_be_brought_along(target, server):
@@ -347,6 +359,91 @@ def test_nova_is_told_nothing_when_nobody_knows(
         source.move(None, server, "host2", None, None, None, checked)
     assert "It is not known to be here: time is over" in caplog.text
     assert "nothing was removed" in told[0]
+
+
+@pytest.fixture
+def in_first_pass(server, source, prepared, sim, away):
+    """Let the move hang in its first pass; what Nova is told when it is over."""
+    sim.hang("vzmigrate", "pass")
+    told = []
+
+    def recover(context, instance, dest, migrate_data, **options):
+        told.append(options)
+
+    def move():
+        source.move(None, server, "host2", None, recover, None, prepared)
+
+    def over():
+        thread.join()
+        return told
+
+    thread = threading.Thread(target=move)
+    thread.start()
+    while not (away.private_dir / "101/.half.a1B2c3").exists():
+        assert thread.is_alive()
+        thread.join(0.01)
+    return over
+
+
+def test_an_aborted_move_is_cancelled_and_the_server_runs_on(
+    in_first_pass, server, source, sim, away
+):
+    source.abort(server)
+
+    assert in_first_pass() == [{"migration_status": "cancelled"}]
+    assert sim.state("101") == "running"
+    assert away.containers() == []
+    assert not (away.private_dir / "101").exists()
+
+
+def test_a_move_of_a_service_that_is_gone_is_ended_too(
+    in_first_pass, server, node, life, net, sim
+):
+    fresh = livemigration.LiveMigrations(node, life, net)
+
+    fresh.abort(server)
+
+    # Of the one that is gone, nobody hears.
+    assert in_first_pass() == [{}]
+    assert sim.state("101") == "running"
+
+
+def test_a_move_that_cannot_be_aborted_fails_as_any(
+    in_first_pass, server, source, monkeypatch
+):
+    end = firstpass._end
+    monkeypatch.setattr(firstpass, "_end", lambda process: end(process) and False)
+
+    with pytest.raises(exception.TransferError, match="it cannot be undone"):
+        source.abort(server)
+
+    assert in_first_pass() == [{}]
+
+
+def test_a_move_that_went_well_all_the_same_is_no_aborted_one(
+    server, source, checked, monkeypatch
+):
+    def run(move):
+        source._courses[server.uuid].aborted = True
+        return moving.Outcome(moving.Place.THERE)
+
+    monkeypatch.setattr(moving.Move, "run", run)
+    calls = []
+
+    source.move(None, server, "host2", _noting(calls, "post"), None, None, checked)
+
+    assert calls == ["post"]
+
+
+def test_nothing_is_aborted_where_nothing_is_under_way(
+    server, source, instance, monkeypatch
+):
+    monkeypatch.setattr(firstpass, "_START", 0)
+    with pytest.raises(exception.TransferError, match="no vzmigrate"):
+        source.abort(server)
+    instance.uuid = support.OTHER_UUID
+    with pytest.raises(nova_exception.InstanceNotFound):
+        source.abort(instance)
 
 
 # -- after, on the source -------------------------------------------------------------

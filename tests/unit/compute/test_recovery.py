@@ -15,6 +15,7 @@
 import contextlib
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from ovznovadriver.compute import imagecache, lifecycle, recovery, servers
 from ovznovadriver.compute import restart as ovz_restart
 from ovznovadriver.compute.scene import Scene
 from ovznovadriver.openvz import ctid as ovz_ctid
-from ovznovadriver.openvz import metadata
+from ovznovadriver.openvz import metadata, privileged
 from ovznovadriver.openvz.container import OvzContainer
 from ovznovadriver.openvz.vzlist import State
 from tests import support
@@ -288,8 +289,9 @@ def test_what_is_not_half_made_by_this_host_stays(sim, node, image, changed):
 
 
 def test_a_half_made_container_that_vzctl_works_on_is_told_and_stays(
-    sim, node, image, caplog
+    sim, node, image, caplog, monkeypatch
 ):
+    monkeypatch.setattr(recovery, "BUSY_WAIT", 0.0)
     ctid = half_made(node, image)
     (sim.lock_dir / f"{ctid}.lck").write_text(f"{os.getpid()}\ncreating\n")
 
@@ -298,6 +300,26 @@ def test_a_half_made_container_that_vzctl_works_on_is_told_and_stays(
     assert sim.containers() == [ctid]
     assert f"process {os.getpid()}" in caplog.text
     assert kinds(fresh) == ["busy"]
+
+
+def test_a_vzctl_that_ends_soon_is_waited_for(sim, node, image, monkeypatch):
+    ctid = half_made(node, image)
+    with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE) as vzctl:
+        (sim.lock_dir / f"{ctid}.lck").write_text(f"{vzctl.pid}\ncreating\n")
+        looks = []
+
+        def look(**kwargs):
+            looks.append(ctid)
+            if len(looks) == 2:
+                vzctl.communicate()
+            return survey(**kwargs)
+
+        survey = privileged.VERBS["survey"]
+        monkeypatch.setitem(privileged.VERBS, "survey", look)
+        fresh = restart(sim)
+
+    assert len(looks) == 2
+    assert support.traces(sim, fresh) == {}
 
 
 def test_a_container_whose_description_was_changed_by_hand_stays(

@@ -12,6 +12,8 @@
 
 """Resize on the same host, step by step."""
 
+import os
+
 import pytest
 from nova.compute import task_states
 
@@ -217,17 +219,6 @@ def test_a_flavor_that_cannot_be_is_refused_before_anything_changes(
     assert journal() == []
 
 
-def test_a_disk_image_keeps_its_size(
-    boot, resizes, flavor, instance, node, monkeypatch
-):
-    boot()
-    monkeypatch.setattr(node, "layout", "ploop")
-
-    with pytest.raises(nova_exception.ResizeError, match="layout = ploop"):
-        resizes.check(instance, flavor())
-    assert resizes.check(instance, flavor(root_gb=1))
-
-
 @pytest.mark.parametrize("subcommand", ["stop", "set"])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_whatever_fails_before_the_start_is_undone(
@@ -277,3 +268,129 @@ def test_nova_is_told_which_error_it_was():
 
     assert isinstance(raised.value.inner_exception, nova_exception.ResizeError)
     assert "no room" in str(raised.value.inner_exception)
+
+
+# -- layout ploop -------------------------------------------------------------------
+
+
+class TestDiskImage:
+    """A server whose root tree is in a disk image of 1 GiB."""
+
+    @pytest.fixture
+    def sim(self, tmp_path, own_privileged_side):
+        return support.simulated(tmp_path / "node", "4", ploop=True)
+
+    @pytest.fixture
+    def node(self, sim):
+        return support.open_node(sim, layout="ploop")
+
+    @pytest.fixture
+    def blob(self, sim, boot):
+        """A server with a file of 8 MiB; its CTID."""
+        ctid = boot()
+        (sim.tree(ctid) / "blob").write_bytes(bytes(8 << 20))
+        return ctid
+
+    @staticmethod
+    def content(sim, ctid):
+        """What is in the file, wherever the image is."""
+        return len((sim.tree(ctid) / "blob").read_bytes())
+
+    def test_grows_and_is_reverted(
+        self, sim, blob, take, flavor, resizes, instance, quiet, journal
+    ):
+        before, small = sim.conf_text(blob), sim.image_kb(blob)
+        quiet()
+
+        take(flavor())
+
+        # The guest is told in its tree, for which the image is mounted.
+        assert journal() == [
+            *("stop", "unplug", "set", "mount", "umount", "plug", "start")
+        ]
+        assert sim.image_kb(blob) == (2 << 20) - 4096
+        assert sim.state(blob) == "running"
+
+        instance.flavor = instance.old_flavor
+        resizes.revert(instance, ports.network_info(), True)
+
+        assert sim.image_kb(blob) == small
+        assert sim.conf_text(blob) == before
+        assert sim.state(blob) == "running"
+        assert self.content(sim, blob) == 8 << 20
+
+    def test_shrinks_and_is_reverted(self, sim, blob, take, flavor, resizes, instance):
+        take(flavor())
+        resizes.confirm(instance)
+        large = sim.image_kb(blob)
+
+        take(flavor(root_gb=1))
+        assert sim.image_kb(blob) < large
+
+        instance.flavor = instance.old_flavor
+        resizes.revert(instance, ports.network_info(), True)
+        assert sim.image_kb(blob) == large
+        assert self.content(sim, blob) == 8 << 20
+
+    def test_does_not_shrink_beneath_its_files(
+        self, sim, boot, take, flavor, resizes, instance, quiet, journal
+    ):
+        ctid = boot()
+        take(flavor())
+        resizes.confirm(instance)
+        with (sim.tree(ctid) / "blob").open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, (1 << 30) + (1 << 20))
+        quiet()
+
+        with pytest.raises(nova_exception.ResizeError, match="remove some of them"):
+            resizes.check(instance, flavor(root_gb=1))
+
+        assert journal() == []
+
+    @pytest.mark.parametrize("when", ["before", "after"])
+    def test_that_cannot_be_resized_is_as_before(
+        self, sim, blob, resizes, flavor, instance, when
+    ):
+        before, size = sim.conf_text(blob), sim.image_kb(blob)
+        sim.fail("vzctl", "set", rc=154, when=when, stderr="minimal size is")
+
+        with pytest.raises(nova_exception.InstanceFaultRollback, match="minimal size"):
+            resizes.prepare(instance, flavor(), ports.network_info(), 0)
+
+        assert sim.state(blob) == "running"
+        assert sim.image_kb(blob) == size
+        assert sim.conf_text(blob) == before
+        assert not list(sim.conf_dir.glob("*.resize"))
+
+    def test_of_a_server_that_does_not_start_has_its_old_size(
+        self, sim, blob, take, flavor
+    ):
+        size = sim.image_kb(blob)
+        sim.fail("vzctl", "start", rc=96)
+
+        with pytest.raises(exception.CommandFailed):
+            take(flavor())
+
+        assert sim.state(blob) == "stopped"
+        assert sim.image_kb(blob) == size
+
+    def test_keeps_its_size_where_only_memory_changes(
+        self, sim, blob, take, flavor, instance
+    ):
+        # What vzctl would have to mount it for.
+        sim.clear_commands()
+        take(flavor(root_gb=1))
+
+        (change,) = (c for c in sim.commands("vzctl") if c.subcommand == "set")
+        assert "--ram" in change.argv
+        assert "--diskspace" not in change.argv
+
+    def test_is_not_resized_by_a_sample(self, sim, blob, resizes, flavor, instance):
+        for name, text in (("big", 'DISKSPACE="9G:9G"\n'), ("other", "")):
+            sample = 'PHYSPAGES="0:512M"\nSWAPPAGES="0:512M"\n' + text
+            (sim.conf_dir / f"ve-{name}.conf-sample").write_text(sample)
+        specs = {"vz_config_file": "big"}
+
+        with pytest.raises(nova_exception.ResizeError, match="remove DISKSPACE"):
+            resizes.check(instance, flavor(extra_specs=specs))
+        assert resizes.check(instance, flavor(extra_specs={"vz_config_file": "other"}))

@@ -20,7 +20,16 @@ from nova.compute import power_state, rpcapi, task_states, vm_states
 
 from nova import exception as nova_exception
 from nova import objects
-from ovznovadriver.compute import interfaces, recovery, rescue, restart, servers
+from ovznovadriver import exception
+from ovznovadriver.compute import (
+    interfaces,
+    lifecycle,
+    livemigration,
+    recovery,
+    rescue,
+    restart,
+    servers,
+)
 from ovznovadriver.openvz import ctid as ovz_ctid
 from ovznovadriver.openvz.container import OvzContainer
 from ovznovadriver.openvz.vzlist import State
@@ -87,6 +96,7 @@ def start(node, life, net, image, saved, migrations):
             rescue.Rescue(node, life, net, life._images),
             interfaces.Interfaces(node, net),
             net,
+            livemigration.LiveMigrations(node, life, net),
         )
         subject.process(None, list(instances))
 
@@ -357,8 +367,10 @@ def came(sim, uuid=OTHER_UUID):
     return place
 
 
-def migration(status, dest=support.HOST, uuid=OTHER_UUID):
-    return SimpleNamespace(status=status, dest_compute=dest, instance_uuid=uuid)
+def migration(status, dest=support.HOST, uuid=OTHER_UUID, number=1):
+    return SimpleNamespace(
+        id=number, status=status, dest_compute=dest, instance_uuid=uuid
+    )
 
 
 @pytest.mark.parametrize(
@@ -396,16 +408,44 @@ def test_a_tree_that_came_for_a_server_of_this_host_stays(
     assert place.exists()
 
 
+def keep_number(node, ctid="101", uuid=UUID):
+    """Keep a CTID for a server that comes as it runs, for a process that is gone."""
+    node.claims.claim_this(ctid, uuid, list)
+    owner = Path(node.options.lock_dir, ctid, "owner")
+    ovz_ctid.Owner(uuid, node.host, 1, 1, "gone").write(owner)
+
+
+@pytest.fixture
+def nova_has(monkeypatch):
+    """Let Nova have a server on a host, or none."""
+
+    def put(host):
+        def get_by_uuid(context, uuid, expected_attrs):
+            if host is None:
+                raise nova_exception.InstanceNotFound(instance_id=uuid)
+            return SimpleNamespace(host=host)
+
+        monkeypatch.setattr(objects.Instance, "get_by_uuid", get_by_uuid)
+
+    put("host2")
+    return put
+
+
+def live_restart(node, net=None):
+    """What a service does about servers that come as they run."""
+    life = lifecycle.Lifecycle(node, net, SimpleNamespace(prepare=None))
+    live = livemigration.LiveMigrations(node, life, net)
+    return restart.Restart(node, life, None, None, net, live)
+
+
 @pytest.mark.parametrize(
     ("status", "here", "stays"),
     [("running", False, True), ("error", False, False), ("error", True, True)],
 )
 def test_a_ctid_kept_for_a_server_that_comes_live_goes_with_its_move(
-    sim4, node4, server, migrations, status, here, stays
+    sim4, node4, server, migrations, nova_has, status, here, stays
 ):
-    node4.claims.claim_this("150", OTHER_UUID, list)
-    owner = Path(node4.options.lock_dir, "150", "owner")
-    ovz_ctid.Owner(OTHER_UUID, support.HOST, 1, 1, "gone").write(owner)
+    keep_number(node4, "150", OTHER_UUID)
     (sim4.private_dir / "150").mkdir()
     migrations.append(migration(status))
     server.uuid = OTHER_UUID
@@ -414,10 +454,261 @@ def test_a_ctid_kept_for_a_server_that_comes_live_goes_with_its_move(
     assert sim4.private_dir.joinpath("150").exists()
 
     instances = [server] if here else []
-    restart.Restart(fresh, None, None, None, None).process(None, instances)
+    live_restart(fresh).process(None, instances)
 
     assert (fresh.claims.ctids() == ["150"]) is stays
     assert sim4.private_dir.joinpath("150").exists() is stays
+
+
+@pytest.fixture
+def come(sim4, node4, image4):
+    """A container that has come from another host; host1 keeps its CTID."""
+    origin = support.open_node(sim4, "host2", lock_dir=str(sim4.root / "others"))
+    container = support.create(origin, image4, uuid=OTHER_UUID)
+    keep_number(node4, container.ovz_id, OTHER_UUID)
+    return container
+
+
+@pytest.mark.parametrize(
+    ("known", "place", "stays"),
+    [
+        # Nova has found it where it was before.
+        ([("failed", 1)], "host2", False),
+        ([("cancelled", 1)], "host2", False),
+        ([("cancelled", 2), ("error", 1)], "host2", False),
+        # Nobody knows: the tree here may be the only whole one.
+        ([("error", 1)], "host2", True),
+        ([("error", 2), ("failed", 1)], "host2", True),
+        ([("completed", 1)], "host2", True),
+        # It will not be missed.
+        ([("error", 1)], None, False),
+        # Something may still come.
+        ([("running", 1)], "host2", True),
+        ([("running", 1)], None, True),
+    ],
+)
+def test_what_came_goes_when_the_server_is_elsewhere_for_certain(
+    sim4, come, migrations, nova_has, known, place, stays
+):
+    migrations += [migration(status, number=number) for status, number in known]
+    nova_has(place)
+
+    live_restart(support.open_node(sim4)).process(None, [])
+
+    assert (sim4.containers() == [come.ovz_id]) is stays
+    assert sim4.private_dir.joinpath(come.ovz_id).exists() is stays
+
+
+def test_what_may_be_the_only_one_is_told(sim4, come, migrations, nova_has, caplog):
+    migrations.append(migration("error"))
+
+    live_restart(support.open_node(sim4)).process(None, [])
+
+    assert "ended in an error, and Nova has it on host2: it may be here" in caplog.text
+
+
+@pytest.mark.parametrize("hidden", ["private", "conf"])
+def test_what_cannot_be_seen_at_the_moment_may_be_the_only_one(
+    sim4, come, migrations, nova_has, hidden
+):
+    migrations.append(migration("error"))
+    area = sim4.private_dir if hidden == "private" else sim4.conf_dir
+    name = come.ovz_id if hidden == "private" else f"{come.ovz_id}.conf"
+    (area / name).rename(sim4.root / "unseen")
+
+    live_restart(support.open_node(sim4)).process(None, [])
+
+    assert support.open_node(sim4).claims.has(come.ovz_id, ovz_ctid.ARRIVING) is (
+        hidden == "private"
+    )
+
+
+def test_a_copy_that_runs_is_never_removed(sim4, come, migrations, nova_has, caplog):
+    come.start(())
+    migrations.append(migration("failed"))
+
+    live_restart(support.open_node(sim4)).process(None, [])
+
+    assert sim4.state(come.ovz_id) == "running"
+    assert "it is running here" in caplog.text
+
+
+@pytest.fixture(params=[vm_states.ACTIVE, vm_states.ERROR])
+def moved(request, server):
+    """The server, as Nova has it on the other host."""
+    server.host = "host2"
+    server.vm_state = request.param
+    return server
+
+
+@pytest.mark.parametrize("sim", ["4"], indirect=True)
+def test_a_server_that_nova_has_here_is_made_this_hosts_own(
+    sim, boot, moved, migrations, net, monkeypatch, caplog
+):
+    boot()
+    destination = support.open_node(sim, "host2", lock_dir=str(sim.root / "others"))
+    keep_number(destination)
+    told = []
+    monkeypatch.setattr(
+        "ovznovadriver.openvz.wiring.Wiring.announce",
+        lambda self, ends: told.extend(end.host_ifname for end in ends),
+    )
+    state_before = moved.vm_state
+
+    for _ in range(2):
+        fresh = support.open_node(sim, "host2", lock_dir=str(sim.root / "others"))
+        recovery.recover(fresh)
+        live_restart(fresh, net).process(None, [moved])
+
+    assert OvzContainer.find(fresh, uuid=UUID).state is State.RUNNING
+    # Once, and no more when it is this host's.
+    assert told == sorted(vif["devname"] for vif in ports.network_info())
+    assert "it came as it ran" in caplog.text
+    # What Nova has of it is Nova's.
+    assert is_settled(moved, state_before)
+
+
+@pytest.mark.parametrize("sim", ["4"], indirect=True)
+def test_a_server_of_another_host_is_not_taken(sim, boot, server, net, migrations):
+    boot()
+    destination = support.open_node(sim, "host2", lock_dir=str(sim.root / "others"))
+    keep_number(destination)
+    migrations.append(migration("running", "host2", UUID))
+
+    live_restart(destination, net).process(None, [server])
+
+    with pytest.raises(exception.ContainerNotFound):
+        OvzContainer.find(destination, uuid=UUID)
+    assert sim.state("101") == "running"
+
+
+@pytest.fixture
+def leaving(sim4, node4, boot, server, migrations, net, monkeypatch):
+    """The server, whose live migration to host2 the service did not survive."""
+    boot()
+    asked = []
+    monkeypatch.setattr(
+        rpcapi.ComputeAPI,
+        "rollback_live_migration_at_destination",
+        lambda self, *args: asked.append(args[1:]),
+    )
+    monkeypatch.setattr(rpcapi.ComputeAPI, "__init__", lambda self: None)
+    bound = []
+    monkeypatch.setattr(
+        restart.neutron.API,
+        "migrate_instance_start",
+        lambda self, context, instance, move: bound.append(move.dest_compute),
+    )
+    monkeypatch.setattr(
+        objects.ComputeNode,
+        "get_first_node_by_host_for_old_compat",
+        lambda context, host: SimpleNamespace(hypervisor_hostname=f"{host}.x", id=5),
+    )
+    server.task_state = task_states.MIGRATING
+    move = SimpleNamespace(
+        id=3,
+        status="running",
+        is_live_migration=True,
+        source_compute=support.HOST,
+        dest_compute="host2",
+        instance_uuid=UUID,
+        save=lambda: None,
+    )
+    migrations.append(move)
+    return SimpleNamespace(server=server, move=move, asked=asked, bound=bound)
+
+
+@pytest.mark.parametrize("sim", ["4"], indirect=True)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_of_a_server_whose_memory_was_not_sent_nothing_stays_there(
+    sim4, start, leaving, frozen
+):
+    if frozen:
+        # As vzmigrate does it, which vzlist does not show.
+        assert sim4.run("vzctl", "chkpnt", "101", "--suspend").rc == 0
+
+    start(leaving.server)
+
+    assert leaving.asked == [(leaving.server, "host2", True, None)]
+    assert sim4.state("101") == "running"
+    # Nova does the rest.
+    assert leaving.server.host == support.HOST
+    assert leaving.server.task_state == task_states.MIGRATING
+
+
+@pytest.mark.parametrize("sim", ["4"], indirect=True)
+def test_a_server_that_may_run_on_the_other_host_is_left_alone(sim4, start, leaving):
+    assert sim4.run("vzctl", "chkpnt", "101", "--suspend").rc == 0
+    (sim4.dump_dir / "tmp-dump.101").touch()
+
+    start(leaving.server)
+
+    assert leaving.asked == []
+    assert leaving.server.host == support.HOST
+    assert sim4.state("101") == "paused"
+
+
+@pytest.mark.parametrize("sim", ["4"], indirect=True)
+def test_a_server_that_does_not_run_is_left_to_nova(sim4, start, leaving, node4):
+    assert sim4.run("vzctl", "stop", "101", "--fast").rc == 0
+    node4.look.forget()
+
+    start(leaving.server)
+
+    assert leaving.asked == []
+    assert sim4.state("101") == "stopped"
+
+
+@pytest.mark.parametrize("sim", ["4"], indirect=True)
+@pytest.mark.parametrize(
+    "change",
+    [{"status": "preparing"}, {"is_live_migration": False}, {"source_compute": "x"}],
+)
+def test_another_move_is_not_undone(sim4, start, leaving, change):
+    vars(leaving.move).update(change)
+
+    start(leaving.server)
+
+    assert leaving.asked == []
+
+
+@pytest.mark.parametrize("sim", ["4"], indirect=True)
+def test_nova_has_a_server_that_has_left_where_it_went(
+    sim4, start, leaving, node4, ovs
+):
+    # As vzmigrate's last step does it.
+    assert sim4.run("vzctl", "stop", "101", "--fast").rc == 0
+    conf = sim4.conf_dir / "101.conf"
+    conf.rename(f"{conf}.migrated")
+    node4.look.forget()
+
+    start(leaving.server)
+
+    server = leaving.server
+    assert (server.host, server.node, server.compute_id) == ("host2", "host2.x", 5)
+    assert is_settled(server, vm_states.ERROR)
+    assert leaving.move.status == "error"
+    assert leaving.bound == ["host2"]
+    assert leaving.asked == []
+    # Nothing is left here.
+    assert support.traces(sim4, node4) == {}
+    assert [call for call in ovs.calls if call[0] == "unplug"]
+
+
+@pytest.mark.parametrize("sim", ["4"], indirect=True)
+@pytest.mark.parametrize("claimed", [True, False])
+def test_a_server_that_is_hidden_has_not_left(sim4, start, leaving, node4, claimed):
+    # The disk with its private area is not mounted.
+    (sim4.private_dir / "101").rename(sim4.root / "unseen")
+    if not claimed:
+        node4.claims.release("101")
+    node4.look.forget()
+
+    start(leaving.server)
+
+    assert leaving.server.host == support.HOST
+    assert leaving.asked == []
+    assert leaving.bound == []
 
 
 # -- the rest -----------------------------------------------------------------------

@@ -257,6 +257,7 @@ CALLS: dict[str, Call] = {
     ),
     "pre_live_migration": Call(_live("pre_live_migration", None, _nics(), None)),
     "live_migration": Call(_live("live_migration", "host9", *[_never] * 2)),
+    "live_migration_abort": Call(_server("live_migration_abort")),
     "rollback_live_migration_at_destination": Call(
         _live("rollback_live_migration_at_destination", [], None)
     ),
@@ -265,6 +266,9 @@ CALLS: dict[str, Call] = {
     ),
     "post_live_migration_at_destination": Call(
         _nova("post_live_migration_at_destination", [])
+    ),
+    "instance_on_disk": Call(
+        _server("instance_on_disk"), alone="it looks at claims and files"
     ),
     "set_admin_password": Call(_server("set_admin_password", "secret")),
     "get_console_output": Call(
@@ -283,8 +287,10 @@ CALLS: dict[str, Call] = {
     ),
 }
 
-#: Those that have to do with the host or images alone.
+#: Those that have to do with the host or images alone; and rebuild, which is here by
+#: destroy and spawn, and from a lost host in test_evacuation.py.
 OTHERS = {
+    "rebuild",
     "cleanup_host",
     "get_available_nodes",
     "get_host_ip_addr",

@@ -32,7 +32,7 @@ class Pipe:
         self.reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         os.set_blocking(self.reader, True)
         self._writer = os.open(path, os.O_WRONLY)
-        self._thread = threading.Thread(target=self._drain)
+        self._thread = threading.Thread(target=self._drain, daemon=True)
 
     def start(self) -> None:
         self._thread.start()

@@ -214,12 +214,20 @@ def test_the_tree_of_a_plain_container_is_its_private_area(sim, node, image):
     assert not {"mount", "umount"} & set(support.subcommands(sim))
 
 
-def test_the_tree_of_a_disk_image_is_mounted_meanwhile(tmp_path, own_privileged_side):
-    sim = support.simulated(tmp_path / "node", "4", ploop=True)
-    node = support.open_node(sim, layout="ploop")
-    container = support.create(
-        node, support.add_image(sim), diskspace_kb=(2**20, 2**20)
-    )
+@pytest.fixture
+def sim_ploop(tmp_path, own_privileged_side):
+    """A simulated node with disk images."""
+    return support.simulated(tmp_path / "node", "4", ploop=True)
+
+
+def disk_image(sim, node):
+    """A container that has one, of 1 GiB."""
+    return support.create(node, support.add_image(sim), diskspace_kb=(2**20, 2**20))
+
+
+def test_the_tree_of_a_disk_image_is_mounted_meanwhile(sim_ploop):
+    sim = sim_ploop
+    container = disk_image(sim, support.open_node(sim, layout="ploop"))
     shutil.rmtree(sim.root_dir / "101", ignore_errors=True)
 
     with container.tree() as place:
@@ -229,6 +237,104 @@ def test_the_tree_of_a_disk_image_is_mounted_meanwhile(tmp_path, own_privileged_
     with pytest.raises(KeyError), container.tree():
         raise KeyError
     assert container.refresh() is State.STOPPED
+
+
+@pytest.mark.parametrize("state", ["start", "mount"])
+def test_a_disk_image_that_was_mounted_stays_it(sim_ploop, state):
+    container = disk_image(sim_ploop, support.open_node(sim_ploop, layout="ploop"))
+    getattr(container, state)()
+    before = container.refresh()
+
+    with container.tree() as place:
+        assert (Path(*place) / "etc/passwd").is_file()
+
+    assert container.refresh() is before
+
+
+def test_a_container_keeps_its_layout_when_that_of_new_ones_changes(sim_ploop):
+    ploop, simfs = (
+        support.open_node(sim_ploop, layout=layout) for layout in ("ploop", "simfs")
+    )
+    image = disk_image(sim_ploop, ploop)
+    plain = support.create(simfs, support.add_image(sim_ploop), support.OTHER_UUID)
+
+    for made, node, layout in ((image, simfs, "ploop"), (plain, ploop, "simfs")):
+        container = OvzContainer.find(node, uuid=made.uuid)
+        assert container.layout == layout
+        with container.tree() as place:
+            assert (Path(*place) / "etc/passwd").is_file()
+
+
+def test_the_layout_of_what_is_gone_is_that_of_new_ones(node, image):
+    container = support.create(node, image)
+    container.delete()
+
+    assert container.layout == node.layout
+
+
+def test_the_room_that_files_take_is_known_of_each_layout(sim_ploop):
+    for layout, uuid in (("ploop", support.UUID), ("simfs", support.OTHER_UUID)):
+        node = support.open_node(sim_ploop, layout=layout)
+        container = support.create(node, support.add_image(sim_ploop), uuid)
+        before = container.used_kb()
+        with container.tree() as place:
+            (Path(*place) / "blob").write_bytes(bytes(5 << 20))
+        container.refresh()
+
+        assert container.used_kb() - before == 5 << 10
+
+
+def test_a_disk_image_has_the_size_back_that_was_kept(sim_ploop, caplog):
+    container = disk_image(sim_ploop, support.open_node(sim_ploop, layout="ploop"))
+    for size, now in ((2 << 20, "larger"), (1 << 19, "smaller")):
+        container.keep()
+        container.set_diskspace(size, size)
+
+        assert container.restore(), now
+
+        assert sim_ploop.image_kb(container.ovz_id) == (1 << 20) - 4096
+        assert sim_ploop.conf(container.ovz_id)["DISKSPACE"] == "1048576:1048576"
+        assert not container.is_kept
+    assert "stays larger" not in caplog.text
+
+
+def test_a_disk_image_stays_larger_where_its_files_need_it(sim_ploop, caplog):
+    container = disk_image(sim_ploop, support.open_node(sim_ploop, layout="ploop"))
+    container.set_diskspace(16 << 10, 16 << 10)
+    container.keep()
+    container.set_diskspace(64 << 10, 64 << 10)
+    with container.tree() as place:
+        (Path(*place) / "blob").write_bytes(bytes(20 << 20))
+
+    assert container.restore()
+
+    assert sim_ploop.image_kb(container.ovz_id) == 60 << 10
+    assert sim_ploop.conf(container.ovz_id)["DISKSPACE"] == "16384:16384"
+    assert "stays larger than its limit of 16384 KiB" in caplog.text
+
+
+def test_a_disk_image_that_is_too_small_is_not_restored(sim_ploop):
+    container = disk_image(sim_ploop, support.open_node(sim_ploop, layout="ploop"))
+    container.keep()
+    container.set_diskspace(1 << 19, 1 << 19)
+    sim_ploop.fail("vzctl", "set", rc=154, stderr="no")
+
+    with pytest.raises(exception.DiskImageNotResized):
+        container.restore()
+
+    # It may be tried again.
+    assert container.is_kept
+    assert container.restore()
+
+
+def test_a_disk_image_of_a_samples_size_keeps_it(sim_ploop):
+    node = support.open_node(sim_ploop, layout="ploop")
+    container = support.create(node, support.add_image(sim_ploop))
+    container.keep()
+
+    assert container.restore()
+
+    assert sim_ploop.conf(container.ovz_id)["DISKSPACE"] == "2G:2.2G"
 
 
 def test_a_container_that_is_gone_has_no_state(node, image):

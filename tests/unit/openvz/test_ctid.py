@@ -491,6 +491,15 @@ def test_a_pause_is_over_when_the_node_was_booted(claims, monkeypatch):
     assert not claims.is_paused(number)
 
 
+def test_a_pause_that_comes_too_late_claims_nothing(claims):
+    claims.release(number := claims.claim(support.UUID, nothing))
+    claims.note_paused(number, True)
+
+    claims.note_paused(number, False)
+
+    assert claims.claim(support.UUID, nothing) == number
+
+
 def test_a_container_without_a_claim_can_be_paused_and_forgotten(claims):
     claims.note_paused("150", True)
 

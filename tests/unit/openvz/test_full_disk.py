@@ -35,7 +35,8 @@ WITHOUT_CONTENT = {
     *("list_artifacts", "check_dirs", "ensure_root_dir", "drop_conf", "survey"),
     *("adopt_incoming", "drop_incoming", "list_incoming", "find_proof"),
     *("remove_proof", "plant_proof", "announce", "swap_out", "settle_swap"),
-    *("restore_attributes", "remove_temporary", "pack_contents"),
+    *("restore_attributes", "remove_temporary", "pack_contents", "end_first_pass"),
+    *("take_tree", "return_tree"),
     "swap_out after an interruption",
 }
 #: Those that leave it to programs.

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -285,6 +286,48 @@ def test_a_proof_has_no_other_name(
         with pytest.raises(exception.CommandRefused):
             verb(dirs=dirs, name=name)
     assert (private / CTID).is_dir()
+
+
+def test_a_tree_of_another_host_is_taken_and_given_back(
+    private: Path, dirs: dict[str, str]
+) -> None:
+    (private / "205" / "sbin").mkdir(parents=True)
+    theirs = contain(private, "")
+    number = theirs.stat().st_ino
+
+    for _ in range(2):
+        incoming.take_tree(dirs=dirs, ctid="205", other=CTID)
+        assert (private / "205").stat().st_ino == number
+        assert os.listdir(private) == ["205"]
+        for _ in range(2):
+            incoming.return_tree(dirs=dirs, ctid="205", other=CTID)
+        assert theirs.stat().st_ino == number
+        assert os.listdir(private) == [CTID]
+
+
+def test_nothing_is_lost_for_a_tree_that_is_not_there(
+    private: Path, dirs: dict[str, str]
+) -> None:
+    mine = contain(private, "")
+    with pytest.raises(exception.TransferError, match="205 has no files"):
+        incoming.take_tree(dirs=dirs, ctid=CTID, other="205")
+    assert (mine / "who").read_text() == "was there"
+
+    (private / "205").mkdir()
+    incoming.return_tree(dirs=dirs, ctid=CTID, other="205")
+    assert (mine / "who").read_text() == "was there"
+
+
+@pytest.mark.parametrize("verb", [incoming.take_tree, incoming.return_tree])
+def test_a_private_area_that_is_a_link_is_not_taken(
+    private: Path, dirs: dict[str, str], tmp_path: Path, verb: Callable[..., None]
+) -> None:
+    (tmp_path / "outside").mkdir()
+    for name in ("205", CTID):
+        (private / name).symlink_to(tmp_path / "outside")
+    with pytest.raises(exception.UnsafePath):
+        verb(dirs=dirs, ctid="205", other=CTID)
+    assert sorted(os.listdir(private)) == sorted(["205", CTID])
 
 
 def test_every_verb_is_listed_by_its_name() -> None:

@@ -13,11 +13,14 @@
 """Where a container is after vzmigrate was asked to move it, by real processes."""
 
 import dataclasses
+import os
+import signal
+import threading
 
 import pytest
 
 from ovznovadriver import exception
-from ovznovadriver.openvz import moving, processes, vzmigrate
+from ovznovadriver.openvz import firstpass, moving, processes, vzmigrate
 from ovznovadriver.openvz.moving import Place
 from ovznovadriver.openvz.vzlist import State
 from tests import support
@@ -75,6 +78,27 @@ def ended_at(sim4, monkeypatch):
     return order
 
 
+@pytest.fixture
+def under_way(move, there):
+    """Move a container, and do something while it is in a pass that hangs."""
+
+    def run(step):
+        outcomes = []
+        thread = threading.Thread(target=lambda: outcomes.append(move.run()))
+        thread.start()
+        half = there.private_dir / "101/.half.a1B2c3"
+        while not half.exists():
+            assert thread.is_alive(), outcomes
+            thread.join(0.01)
+        try:
+            step()
+        finally:
+            thread.join()
+        return outcomes[0]
+
+    return run
+
+
 def _left(node):
     return [str(path) for path in node.leftovers("101")]
 
@@ -125,6 +149,7 @@ def test_a_container_that_did_not_go_runs_here(move, container, there, sim4):
         assert outcome.reason.endswith("no luck"), (step, when)
         assert sim4.state("101") == "running", (step, when)
         assert _left(there) == [], (step, when)
+        assert list(sim4.dump_dir.iterdir()) == [], (step, when)
 
 
 def test_one_that_vzmigrate_has_left_frozen_runs_on(move, container, sim4):
@@ -198,6 +223,47 @@ def test_one_that_had_left_when_time_was_over_is_there(
     assert move.run().place is Place.THERE
     assert there.state("101") == "running"
     assert sim4.containers() == []
+
+
+def test_one_that_is_called_back_in_its_first_pass_runs_here(
+    move, container, there, sim4, under_way
+):
+    sim4.hang("vzmigrate", "pass")
+    before = sim4.conf_text("101")
+
+    outcome = under_way(move.end)
+
+    assert outcome.place is Place.HERE
+    assert "Failed to sync container private areas" in outcome.reason
+    assert (sim4.conf_text("101"), sim4.state("101")) == (before, "running")
+    assert _left(there) == []
+    assert not (sim4.lock_dir / "101.lck").exists()
+    assert move.run().place is Place.THERE
+
+
+def test_one_that_is_called_back_later_goes_on(move, container, there, sim4, under_way):
+    sim4.hang("vzmigrate", "pass", nth=2)
+
+    def step():
+        with pytest.raises(exception.TransferError, match="101 cannot be aborted: its"):
+            move.end()
+        mover = firstpass._mover(str(sim4.lock_dir / "101.lck"), "101")
+        (rsync,) = firstpass._children(mover)
+        assert sim4.state("101") == "paused"
+        # So that it comes to an end: the connection breaks.
+        os.kill(rsync.pid, signal.SIGTERM)
+
+    outcome = under_way(step)
+
+    assert outcome.place is Place.HERE
+    assert sim4.state("101") == "running"
+
+
+def test_nothing_is_called_back_where_nothing_goes(move, container, monkeypatch):
+    monkeypatch.setattr(firstpass, "_START", 0)
+
+    with pytest.raises(exception.TransferError, match="no vzmigrate of this driver's"):
+        move.end()
 
 
 def test_nobody_guesses_where_it_is_when_vzlist_cannot_tell(move, sim4, container):

@@ -24,6 +24,7 @@ from hypothesis import given, strategies
 
 from ovznovadriver import exception
 from ovznovadriver.openvz import (
+    firstpass,
     incoming,
     permit,
     privileged,
@@ -97,7 +98,7 @@ def test_every_verb_is_known_here() -> None:
         *("ping", "run", *rootfs.VERBS),
         *("pack_contents", "pack_tree", "restore_attributes"),
         *("write_host_ends", "announce", *TOOL_VERBS),
-        *("send_tree", *incoming.VERBS, *survey.VERBS),
+        *("send_tree", *incoming.VERBS, *survey.VERBS, *firstpass.VERBS),
     }
 
 

@@ -68,6 +68,13 @@ def test_a_container_is_known_by_each_of_its_places(dirs, tmp_path):
     }
 
 
+def test_a_container_whose_memory_goes_to_another_host_is_known(dirs, tmp_path):
+    for name in ("tmp-dump.101", "tmp-dump.7", "tmp-dump.102.x", "tmp-dump.", "x"):
+        (tmp_path / "dump" / name).touch()
+
+    assert look(dirs)["sent"] == ["101"]
+
+
 def test_interfaces_are_those_that_vzctl_has(dirs, tmp_path):
     (tmp_path / "conf/101.conf").write_text(
         'NETIF="old"\nNETIF="ifname=eth0,mac=FA:16:3E:00:00:01,host_ifname=tap0;'

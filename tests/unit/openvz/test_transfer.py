@@ -374,7 +374,6 @@ def test_discarding_is_done_once_or_twice(two: Two) -> None:
         assert transfer.incoming(two.there) == []
     with pytest.raises(exception.TransferError, match="not compared"):
         two.transfer.verify(two.ctid, KEY)
-    two.transfer.settle(KEY)
 
 
 def test_what_came_can_be_dropped_where_it_came(two: Two) -> None:
@@ -574,14 +573,3 @@ def test_facts_that_are_none_are_refused(
 ) -> None:
     with pytest.raises(exception.TransferError, match=sentence):
         transfer.Facts.from_dict(found)
-
-
-def test_a_failing_thread_fails_its_caller() -> None:
-    def work() -> None:
-        raise exception.TransferError("no")
-
-    with (
-        transfer._Watch(lambda _: None) as watch,
-        pytest.raises(exception.TransferError, match="no"),
-    ):
-        watch.result_of(transfer._Work(work))

@@ -240,6 +240,7 @@ def test_a_zero_goes_over_an_earlier_value_too():
         (96, exception.CommandFailed),
         (131, exception.NameInUse),
         (137, exception.NameInUse),
+        (154, exception.DiskImageNotResized),
         (255, exception.CommandFailed),
     ],
 )
@@ -284,6 +285,16 @@ def test_nothing_runs_where_there_is_nothing_to_set():
     vzctl.Vzctl(runner, vzctl.FAMILY_4).set(CTID, SETTINGS())
 
     assert runner.commands == []
+
+
+def test_a_disk_image_has_time_to_shrink():
+    tool = vzctl.Vzctl(runner := support.Runner(), vzctl.FAMILY_4)
+    times = []
+    for settings in (SETTINGS(cpus=1), SETTINGS(diskspace_kb=(1, 1))):
+        tool.set(CTID, settings)
+        times.append(runner.options["timeout"])
+
+    assert times == [tool.limits.command, tool.limits.create]
 
 
 def test_the_layout_is_given_where_create_takes_one():

@@ -345,6 +345,13 @@ def _remove_temporary(node: Node) -> None:
 
 _CONFS = tuple(f"conf/{CTID}.{kind}" for kind in ("conf", "resize"))
 
+
+def _return_tree(n: Node) -> None:
+    # Only where they are trees are private areas moved.
+    ctid, other = (SPARE, CTID) if n.sub else (CTID, SPARE)
+    n.call("return_tree", dirs=n.dirs("private"), ctid=ctid, other=other)
+
+
 #: Each verb that uses a path on the node.
 USES: dict[str, Use] = {
     "read_file": Use(_read_file, IN_ROOT),
@@ -420,6 +427,10 @@ USES: dict[str, Use] = {
         _remove_temporary,
         (_TEMPORARY, f"private/{CTID}/ve.conf.ovz-{'0' * 16}", f"conf/{CTID}.conf"),
     ),
+    "end_first_pass": Use(
+        lambda n: n.call("end_first_pass", dirs=n.dirs("lock"), ctid=CTID, wait=0),
+        (f"lock/{CTID}.lck",),
+    ),
     "check_dirs": Use(
         lambda n: n.call("check_dirs", dirs={"area": n.dir(f"private/{CTID}")}),
         (f"private/{CTID}",),
@@ -489,6 +500,14 @@ USES: dict[str, Use] = {
         lambda n: n.call("list_incoming", dirs=n.dirs("private")),
         (f"private/.incoming-{KEY}/tree",),
     ),
+    "take_tree": Use(
+        lambda n: n.call("take_tree", dirs=n.dirs("private"), ctid=CTID, other=OTHER),
+        (f"{TREE}/target",),
+    ),
+    "return_tree": Use(
+        _return_tree,
+        (f"{TREE}/target",),
+    ),
     "plant_proof": Use(
         lambda n: n.call("plant_proof", dirs=n.dirs("private")),
         (f"private/{PROOF}",),
@@ -520,7 +539,10 @@ USES: dict[str, Use] = {
 }
 
 #: Those that do something else where a tree is the private area itself.
-AT_TOP = ("swap_in", "swap_out", "adopt_incoming", "write_files", "pack_tree")
+AT_TOP = (
+    *("swap_in", "swap_out", "adopt_incoming", "write_files", "pack_tree"),
+    *("take_tree", "return_tree"),
+)
 
 #: Those that use none, and why.
 NO_TREE = {

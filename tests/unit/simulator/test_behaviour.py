@@ -109,11 +109,18 @@ def test_create_shifts_owners_of_family_4(tmp_path: Path) -> None:
     assert node.run("vzctl", "start", "101").rc == 47
 
 
-def test_a_ploop_tree_is_seen_only_while_mounted(tmp_path: Path) -> None:
+@pytest.fixture
+def ploop(tmp_path: Path) -> SimNode:
+    """A node with a container on a ploop image of the sample's size, 2.2 GiB."""
     node = SimNode(tmp_path / "node", "4", ploop=True)
     node.add_template("debian", {"root/note": "hello"})
     layout = ("--layout", "ploop")
     done(node.run("vzctl", "create", "101", "--ostemplate", "debian", *layout))
+    return node
+
+
+def test_a_ploop_tree_is_seen_only_while_mounted(ploop: SimNode) -> None:
+    node = ploop
     assert (node.private_dir / "101/root.hdd").is_dir()
     assert list((node.root_dir / "101").iterdir()) == []
     done(node.run("vzctl", "mount", "101"))
@@ -124,6 +131,56 @@ def test_a_ploop_tree_is_seen_only_while_mounted(tmp_path: Path) -> None:
     assert (node.root_dir / "101/root/note").exists()
     done(node.run("vzctl", "stop", "101"))
     done(node.run("vzctl", "destroy", "101"))
+    assert node.leftovers(101) == []
+
+
+def _disk_kb(node: SimNode) -> tuple[int, int]:
+    """Used and size, as vzlist says."""
+    listed = done(node.run("vzlist", "-aHo", "diskspace,diskspace.h", "101")).stdout
+    used, size = map(int, listed.split())
+    return used, size
+
+
+@pytest.mark.parametrize("state", ["start", "mount", "umount"])
+def test_a_ploop_image_is_resized_in_each_state(ploop: SimNode, state: str) -> None:
+    ploop.run("vzctl", state, "101")
+    blob = ploop.tree(101) / "blob"
+    blob.write_bytes(bytes(8 << 20))
+    used, size = _disk_kb(ploop)
+    assert (used >> 10, size) == (8, int(2.2 * 2**20) - 4096)
+
+    done(ploop.run("vzctl", "set", "101", "--diskspace", "1G:3G", "--save"))
+    assert _disk_kb(ploop) == (used, (3 << 20) - 4096)
+    assert ploop.conf(101)["DISKSPACE"] == f"{1 << 20}:{3 << 20}"
+    done(ploop.run("vzctl", "set", "101", "--diskspace", "16M", "--save"))
+
+    refused = ploop.run("vzctl", "set", "101", "--diskspace", "11M", "--save")
+    assert refused.rc == 154
+    assert "minimal size is" in refused.stderr
+    assert "not saving configuration file" in refused.stderr
+    assert _disk_kb(ploop) == (used, 12 << 10)
+    assert ploop.conf(101)["DISKSPACE"] == f"{16 << 10}:{16 << 10}"
+
+
+def test_a_sample_resizes_a_ploop_image(ploop: SimNode) -> None:
+    done(ploop.run("vzctl", "set", "101", "--diskspace", "3G", "--save"))
+    done(ploop.run("vzctl", "set", "101", "--applyconfig", "basic", "--save"))
+    assert _disk_kb(ploop)[1] == int(2.2 * 2**20) - 4096
+
+
+def test_a_ploop_image_is_not_resized_without_saving(ploop: SimNode) -> None:
+    refused = ploop.run("vzctl", "set", "101", "--diskspace", "3G")
+    assert refused.rc == 20
+    assert _disk_kb(ploop)[1] == int(2.2 * 2**20) - 4096
+
+
+def test_a_ploop_image_needs_a_size(tmp_path: Path) -> None:
+    node = SimNode(tmp_path / "node", "4", ploop=True)
+    node.add_template("debian")
+    (node.conf_dir / "ve-bare.conf-sample").write_text('CPUUNITS="1000"\n')
+    layout = ("--layout", "ploop", "--config", "bare")
+    made = node.run("vzctl", "create", "101", "--ostemplate", "debian", *layout)
+    assert made.rc == 63
     assert node.leftovers(101) == []
 
 
