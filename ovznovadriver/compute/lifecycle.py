@@ -372,6 +372,8 @@ class Lifecycle:
         :param hard: from any state, at once; otherwise its init stops it cleanly
         """
         container = self._find(instance)
+        # What is frozen here may be the only one there is.
+        container.refuse_leaving()
         if not hard and container.state is State.RUNNING:
             self._stop_cleanly(container)
         self.halt(container)

@@ -284,10 +284,19 @@ class Restart:
         move = max(moves, key=lambda move: int(move.id))
         if not self._is_configured(instance.uuid):
             return self._follow(instance, move)
-        if container.ovz_id and container.ovz_id not in self.scene.seen["sent"]:
-            return self._call_back(instance, container, move)
-        # It may run on the other host.
-        return None
+        if not container.ovz_id:
+            # It is hidden.
+            return None
+        if container.ovz_id not in self.scene.seen["sent"]:
+            done = self._call_back(instance, container, move)
+            self.node.claims.forget(container.ovz_id, ovz_ctid.LEAVING)
+            return done
+        _save(instance, vm_states.ERROR, power_state.NOSTATE)
+        return (
+            f"it may run here, on host {move.dest_compute}, or frozen on both, and is"
+            " left alone, in ERROR: see 'When it fails half-way' in the driver's"
+            " documentation of migration"
+        )
 
     def _call_back(
         self, instance: Any, container: OvzContainer, move: Any
@@ -539,7 +548,8 @@ RULES: tuple[Rule, ...] = (
         "a server that was leaving as it ran",
         "where its memory was not sent yet, it runs on here, and what came of it on the"
         " other host is removed; where its container is not here any more, Nova has it"
-        " on the other host, in ERROR, as after any arrival that failed; else nothing",
+        " on the other host, in ERROR, as after any arrival that failed; else it may be"
+        " on either, and is set to ERROR, and does not start",
         lambda instance: instance.task_state == task_states.MIGRATING,
         Restart.end_live_move,
         gone_too=True,

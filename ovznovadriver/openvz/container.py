@@ -287,9 +287,11 @@ class OvzContainer(settings.ContainerSettings):
         """Start it, with its interfaces.
 
         :param ends: their host ends
+        :raises TransferError: it may run on another host
         :raises InterfaceMissing: one cannot come into being, or did not; the
             container does not run
         """
+        self.refuse_leaving()
         wiring = self.wiring
         wiring.refuse_taken(ends)
         wiring.keep(ends)
@@ -297,6 +299,19 @@ class OvzContainer(settings.ContainerSettings):
         self.node.vzctl.start(self.ovz_id)
         self._note_paused(False)
         self._connect(ends)
+
+    def refuse_leaving(self) -> None:
+        """Refuse to begin anew what may run on another host.
+
+        :raises TransferError: nobody knows how its live migration ended
+        """
+        if self.node.claims.has(self.ovz_id, ctid.LEAVING):
+            mark = f"{self.node.options.lock_dir}/{self.ovz_id}/{ctid.LEAVING}"
+            raise exception.TransferError(
+                f"container {self.ovz_id} may run on another host, for its live"
+                " migration was interrupted: see 'When it fails half-way' in the"
+                f" driver's documentation of migration, and then remove {mark}"
+            )
 
     def _connect(self, ends: Sequence[hostends.HostEnd]) -> None:
         try:
@@ -366,6 +381,7 @@ class OvzContainer(settings.ContainerSettings):
 
     def resume(self, ends: Sequence[hostends.HostEnd] = ()) -> None:
         """Start it from what :meth:`suspend` wrote; otherwise as :meth:`start`."""
+        self.refuse_leaving()
         self.wiring.refuse_taken(ends)
         self.wiring.keep(ends)
         self.ensure_root_dir()

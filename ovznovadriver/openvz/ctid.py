@@ -51,10 +51,12 @@ LOG = logging.getLogger(__name__)
 #: OpenVZ reserves the numbers up to 100, though vzctl accepts them.
 FIRST_CTID = 101
 
-#: What a claim says of its container: it was tagged, it comes from another host and is
-#: not tagged for this one yet, and it is being removed.
+#: What a claim says of its container: it was tagged; it comes from another host, and is
+#: not tagged for this one yet; it goes to another host as it runs, and may be there;
+#: and it is being removed.
 MADE = "made"
 ARRIVING = "arriving"
+LEAVING = "leaving"
 REMOVING = "removing"
 
 _OWNER = "owner"
@@ -315,11 +317,15 @@ class Claims:
     def note(self, ctid: str, mark: str) -> None:
         """Put down how far a container is; nothing happens without a claim.
 
-        :param mark: :data:`MADE`, :data:`ARRIVING` or :data:`REMOVING`
+        :param mark: :data:`MADE`, :data:`ARRIVING`, :data:`LEAVING` or :data:`REMOVING`
         """
         place = self._directory / ctid
         if place.is_dir():
             (place / mark).touch()
+
+    def forget(self, ctid: str, mark: str) -> None:
+        """Take back what :meth:`note` put down."""
+        (self._directory / ctid / mark).unlink(missing_ok=True)
 
     def has(self, ctid: str, mark: str) -> bool:
         """Whether a container is so far."""

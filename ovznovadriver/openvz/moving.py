@@ -25,6 +25,7 @@ import os
 from oslo_log import log as logging
 
 from ovznovadriver import exception
+from ovznovadriver.openvz import ctid as ovz_ctid
 from ovznovadriver.openvz import firstpass, metadata, vzctl, vzmigrate
 from ovznovadriver.openvz import node as ovz_node
 
@@ -87,7 +88,19 @@ class Move:
         )
 
     def run(self) -> Outcome:
-        """Move the container; an error is an outcome, too."""
+        """Move the container; an error is an outcome, too.
+
+        Where it may be on the other host it is marked as leaving, and does not start
+        here any more.
+        """
+        claims = self._node.claims
+        claims.note(self._ctid, ovz_ctid.LEAVING)
+        outcome = self._run()
+        if outcome.place is Place.HERE:
+            claims.forget(self._ctid, ovz_ctid.LEAVING)
+        return outcome
+
+    def _run(self) -> Outcome:
         limit = self._node.options.limits.move
         try:
             self._vzmigrate.move(self._ctid, self._address, limit)

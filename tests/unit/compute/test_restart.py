@@ -621,8 +621,9 @@ def leaving(sim4, node4, boot, server, migrations, net, monkeypatch):
 @pytest.mark.parametrize("sim", ["4"], indirect=True)
 @pytest.mark.parametrize("frozen", [False, True])
 def test_of_a_server_whose_memory_was_not_sent_nothing_stays_there(
-    sim4, start, leaving, frozen
+    sim4, start, leaving, frozen, node4
 ):
+    node4.claims.note("101", ovz_ctid.LEAVING)
     if frozen:
         # As vzmigrate does it, which vzlist does not show.
         assert sim4.run("vzctl", "chkpnt", "101", "--suspend").rc == 0
@@ -631,13 +632,17 @@ def test_of_a_server_whose_memory_was_not_sent_nothing_stays_there(
 
     assert leaving.asked == [(leaving.server, "host2", True, None)]
     assert sim4.state("101") == "running"
+    assert not node4.claims.has("101", ovz_ctid.LEAVING)
     # Nova does the rest.
     assert leaving.server.host == support.HOST
     assert leaving.server.task_state == task_states.MIGRATING
 
 
 @pytest.mark.parametrize("sim", ["4"], indirect=True)
-def test_a_server_that_may_run_on_the_other_host_is_left_alone(sim4, start, leaving):
+def test_a_server_that_may_run_on_the_other_host_does_not_start(
+    sim4, start, leaving, node4, life
+):
+    node4.claims.note("101", ovz_ctid.LEAVING)
     assert sim4.run("vzctl", "chkpnt", "101", "--suspend").rc == 0
     (sim4.dump_dir / "tmp-dump.101").touch()
 
@@ -645,7 +650,17 @@ def test_a_server_that_may_run_on_the_other_host_is_left_alone(sim4, start, leav
 
     assert leaving.asked == []
     assert leaving.server.host == support.HOST
+    assert is_settled(leaving.server, vm_states.ERROR)
+    for hard in (True, False):
+        with pytest.raises(exception.TransferError, match="may run on another host"):
+            life.reboot(leaving.server, ports.network_info(), hard)
     assert sim4.state("101") == "paused"
+    life.halt(OvzContainer.find(node4, ovz_id="101"))
+    with pytest.raises(exception.TransferError, match="may run on another host"):
+        life.power_on(leaving.server, ports.network_info())
+    node4.claims.forget("101", ovz_ctid.LEAVING)
+    life.power_on(leaving.server, ports.network_info())
+    assert sim4.state("101") == "running"
 
 
 @pytest.mark.parametrize("sim", ["4"], indirect=True)

@@ -150,6 +150,7 @@ def test_a_container_that_did_not_go_runs_here(move, container, there, sim4):
         assert sim4.state("101") == "running", (step, when)
         assert _left(there) == [], (step, when)
         assert list(sim4.dump_dir.iterdir()) == [], (step, when)
+        container.refuse_leaving()
 
 
 def test_one_that_vzmigrate_has_left_frozen_runs_on(move, container, sim4):
@@ -195,6 +196,10 @@ def test_one_that_may_be_on_both_is_left_alone(
     outcome = move.run()
 
     assert outcome.place is Place.UNKNOWN
+    assert (sim4.state("101"), there.state("101")) == (here, other)
+    for begin in (container.start, container.resume):
+        with pytest.raises(exception.TransferError, match="may run on another host"):
+            begin()
     assert (sim4.state("101"), there.state("101")) == (here, other)
 
 
