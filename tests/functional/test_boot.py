@@ -18,6 +18,8 @@ import base64
 import json
 from typing import Any
 
+import pytest
+
 from ovznovadriver.openvz import metadata
 from tests.functional import fixtures as cloud_fixtures
 from tests.functional import shared
@@ -90,6 +92,7 @@ class BootTests:
         assert not self.node.conf(self.container(server)).get("NETIF")
         assert self.ovs.calls == []
 
+    @pytest.mark.slow
     def test_two_servers_of_one_image_download_it_once(self) -> None:
         body = {
             "name": "twin",

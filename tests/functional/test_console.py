@@ -276,6 +276,7 @@ class TestConsoleWithVzctl4(ConsoleTests, base.OpenVZFunctionalTest):
         self.wait_until("words", lambda: "first words" not in self.output(server))
         self.wait_until("words", lambda: "INIT" in self.output(server))
 
+    @pytest.mark.slow
     def test_without_the_service_the_api_says_so_and_servers_boot(self) -> None:
         self.console.stop()
         self.addCleanup(self.console.start)

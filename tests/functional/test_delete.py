@@ -34,6 +34,7 @@ class DeleteTests:
             assert self.left_on(self.node) == [], action
             assert self.neutron._ports == {}, action
 
+    @pytest.mark.slow
     def test_a_container_without_its_private_area_is_deleted(self) -> None:
         server = self.boot("web-1")
         self.act(server, "os-stop")
@@ -44,6 +45,7 @@ class DeleteTests:
 
         assert self.left_on(self.node) == []
 
+    @pytest.mark.slow
     def test_a_container_without_its_configuration_is_deleted(self) -> None:
         server = self.boot("web-1")
         self.act(server, "os-stop")

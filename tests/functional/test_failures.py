@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import pytest
 from os_vif import exception as os_vif_exception
 
 from tests.functional import shared
@@ -60,6 +61,7 @@ class FailingSpawnTests:
         assert self.left_on(self.node) == []
         self.delete(server)
 
+    @pytest.mark.slow
     def test_the_undoing_goes_on_after_a_step_of_it_failed(self) -> None:
         self.node.fail("vzctl", "start", rc=96, when="after")
         self.node.fail("vzctl", "stop", rc=96, when="before")
@@ -114,6 +116,7 @@ class TestNeutronsEvent(shared.SharedCloudTest):
         assert self.left_on(self.node) == []
         self.delete(server)
 
+    @pytest.mark.slow
     def test_the_event_may_be_missing_where_the_operator_allows_it(self) -> None:
         self.flags(vif_plugging_timeout=1, vif_plugging_is_fatal=False)
         self.ovs.agent_works = False

@@ -72,6 +72,7 @@ class ImageTests:
         name = "OSTEMPLATE" if self.FAMILY == "4" else "DISTRIBUTION"
         assert conf[name] == "debian-12"
 
+    @pytest.mark.slow
     def test_an_image_without_servers_goes_when_it_is_old(self) -> None:
         server = self.boot("web-1", networks="none")
         self._age_images()

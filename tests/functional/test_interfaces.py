@@ -183,6 +183,7 @@ class TestInterfacesWithVzctl9(InterfaceTests, shared.SharedCloudTest):
         assert self._by_mac(server) == kept | {self._mac(third): "eth0"}
         assert sorted(self._taps()) == sorted(self.ovs.ports(self.node))
 
+    @pytest.mark.slow
     def test_an_interface_that_vzctl_leaves_out_is_refused(self) -> None:
         server = self.boot("web-1")
         self.node.fail("vzctl", "set", rc=0)

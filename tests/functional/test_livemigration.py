@@ -269,6 +269,7 @@ class TestLiveMigrationWithVzctl4(LiveMigrationTest):
         assert self.left("compute1") == []
         assert self.left("compute2") == []
 
+    @pytest.mark.slow
     def test_a_server_whose_move_is_aborted_runs_on(self) -> None:
         server = self.boot("web-1", host="compute1")
         tree = self.seen(server)

@@ -214,11 +214,13 @@ class TestMigrationWithVzctl9(MigrationTests, twohosts.TwoHostsTest):
         self.delete(server)
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.skipif(ssh.reason_not_to() is not None, reason=str(ssh.reason_not_to()))
 class TestMigrationBySsh(twohosts.TwoHostsTest):
-    """By a real ssh and a real rsync."""
+    """By a real ssh and a real rsync: many processes for a move."""
 
     WAY = transfer.Transfer
+    PATIENCE = 200.0
 
     def setUp(self) -> None:
         super().setUp()

@@ -68,11 +68,7 @@ SUITES = (
             "test_live_migrate_rollback_cleans_dest_node_allocations_forced": LIVE,
             "test_live_migration_after_server_created_with_host": LIVE,
         },
-        quick=(
-            "test_evacuate_instance_kept_on_the_hypervisor",
-            "test_migrate_confirm",
-            "test_resize_revert_same_host",
-        ),
+        quick=("test_evacuate_instance_kept_on_the_hypervisor",),
     ),
     Suite(test_servers.PollUnconfirmedResizesTest),
     Suite(

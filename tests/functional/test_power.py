@@ -34,6 +34,7 @@ POWER_STATES = {
 class PowerTests:
     """What holds for both families of vzctl."""
 
+    @pytest.mark.slow
     def test_a_day_of_a_server(self) -> None:
         server = self.boot("web-1")
         ctid = self.container(server)

@@ -106,6 +106,7 @@ class TestRescueWithVzctl4(RescueTests, shared.SharedCloudTest):
         own = (self.tree(server) / "instance/etc/shadow").read_text()
         assert shadow.splitlines()[0] != own.splitlines()[0]
 
+    @pytest.mark.slow
     def test_a_rescued_server_can_be_deleted(self) -> None:
         server = self.boot("web-1")
         self._rescue(server)

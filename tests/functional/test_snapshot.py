@@ -197,6 +197,7 @@ class SnapshotTests(_Snapshots):
         assert states == [("pack_contents", "running"), ("pack_tree", "paused")]
         assert self._state_on_node(server) == "running"
 
+    @pytest.mark.slow
     def test_what_changes_meanwhile_is_as_at_the_freeze(self) -> None:
         server = self.boot("web-1", networks="none")
         top = self.tree(server) / "srv"
