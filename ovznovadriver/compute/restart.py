@@ -23,41 +23,31 @@ What lies on the node without regard to Nova is :mod:`ovznovadriver.compute.reco
 from __future__ import annotations
 
 import dataclasses
-import functools
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from nova.compute import power_state, rpcapi, task_states, vm_states
-from nova.network import neutron
 from oslo_log import log as logging
 
 from nova import exception as nova_exception
 from nova import objects
-from ovznovadriver import exception
 from ovznovadriver.compute import (
     interfaces,
+    interrupted,
     lifecycle,
     livemigration,
     network,
     recovery,
     rescue,
+    servers,
 )
-from ovznovadriver.compute.scene import Finding, Scene
-from ovznovadriver.openvz import ctid as ovz_ctid
+from ovznovadriver.compute.scene import Scene
 from ovznovadriver.openvz import node as ovz_node
-from ovznovadriver.openvz import transfer
 from ovznovadriver.openvz.container import OvzContainer
 from ovznovadriver.openvz.vzlist import State
 
 LOG = logging.getLogger(__name__)
 
-#: What a migration's status is when nothing more will come of it.
-OVER = frozenset(
-    {"reverted", "confirmed", "failed", "cancelled", "done", "completed", "error"}
-)
-#: Those of a live migration after which the server is for certain where it was.
-_STAYED = frozenset({"failed", "cancelled"})
 _SHELVING = (
     task_states.SHELVING,
     task_states.SHELVING_IMAGE_PENDING_UPLOAD,
@@ -126,9 +116,10 @@ class Restart:
         self.rescuer = rescuer
         self.ports = ports
         self.net = net
-        self.live = live
+        self._live = live
         self.context: Any = None
         self.scene: Scene
+        self.moves: interrupted.Moves
 
     def process(self, context: Any, instances: Any) -> None:
         """Complete or undo what was under way with servers; a log line for each.
@@ -140,6 +131,7 @@ class Restart:
         try:
             self.context = context
             self.scene = Scene(self.node, recovery.LOOK_MAX_AGE)
+            self.moves = interrupted.Moves(self.node, self._live, context, self.scene)
             containers = {
                 self.scene.tags[ctid].uuid: self.scene.container(ctid)
                 for ctid in self.scene.tags
@@ -152,7 +144,7 @@ class Restart:
             if instance.host == self.node.host:
                 self._look_at(instance, containers.get(instance.uuid))
         here = {instance.uuid for instance in instances}
-        for finding in self._arrivals(here):
+        for finding in self.moves.arrivals(here):
             LOG.warning("Recovery: %s: %s", finding.subject, finding.what)
             recovery.apply(finding)
 
@@ -172,188 +164,6 @@ class Restart:
                     "Recovery: %s cannot be dealt with", rule.kind, instance=instance
                 )
 
-    # -- what has come from other hosts ---------------------------------------------
-
-    def _arrivals(self, here: set[str]) -> Iterator[Finding]:
-        """Trees and CTIDs of moves to this host of which nothing will come.
-
-        :param here: the servers that Nova has on this host
-        """
-        try:
-            for key, busy in self.scene.seen["incoming"].items():
-                if not busy and key not in here and self._is_over(key):
-                    yield Finding(
-                        "received",
-                        f"server {key}",
-                        "its move to this host is over: what has come of it is removed",
-                        functools.partial(transfer.drop, self.node, key),
-                    )
-            for ctid in filter(self._has_come, sorted(self.scene.abandoned)):
-                uuid = str(self.scene.uuid(ctid))
-                if uuid not in here and self._is_over(uuid):
-                    yield self._came_to_nothing(ctid, uuid)
-        except Exception:
-            LOG.exception("What has come of moves to this host is not known")
-
-    def _moves_here(self, uuid: str) -> list[str]:
-        """The status of each move of a server to this host, the last one at the end."""
-        known = objects.MigrationList.get_by_filters(
-            self.context, {"instance_uuid": uuid}
-        )
-        came = [move for move in known if move.dest_compute == self.node.host]
-        return [move.status for move in sorted(came, key=lambda move: int(move.id))]
-
-    def _is_over(self, uuid: str) -> bool:
-        """Whether a server was to come here, and will not."""
-        found = self._moves_here(uuid)
-        return bool(found) and OVER.issuperset(found)
-
-    def _has_come(self, ctid: str) -> bool:
-        """Whether a CTID was kept for a server that comes as it runs, and still is."""
-        scene = self.scene
-        return (
-            scene.has(ctid, ovz_ctid.ARRIVING)
-            and scene.uuid(ctid) is not None
-            and not scene.is_tagged(ctid)
-            and not scene.holder(ctid)
-        )
-
-    def _came_to_nothing(self, ctid: str, uuid: str) -> Finding:
-        """What to do about what came of a server that Nova does not have here."""
-        scene, name = self.scene, self.scene.name(ctid)
-        whole = ctid in scene.infos or ctid in scene.seen["confs"]
-        # After an error it may be here, and not where Nova has it.
-        place = self._place(uuid)
-        if whole and place and self._moves_here(uuid)[-1] not in _STAYED:
-            return Finding(
-                "arriving",
-                name,
-                f"its move to this host ended in an error, and Nova has it on {place}:"
-                " it may be here, and is left alone. See 'When it fails half-way' in"
-                " the driver's documentation of migration",
-            )
-        return Finding(
-            "arriving",
-            name,
-            "its move to this host is over: what has come of it is removed",
-            functools.partial(self._remove, ctid),
-        )
-
-    def _place(self, uuid: str) -> str | None:
-        """The host that Nova has a server on; None where Nova has it no more."""
-        try:
-            found = objects.Instance.get_by_uuid(self.context, uuid, expected_attrs=[])
-        except nova_exception.InstanceNotFound:
-            return None
-        return str(found.host)
-
-    def _remove(self, ctid: str) -> None:
-        container = self.scene.container(ctid)
-        info = self.scene.infos.get(ctid)
-        if info is not None and info.state not in (State.STOPPED, State.MOUNTED):
-            raise exception.OvzError(
-                f"it is {info.state.value} here; see on which host Nova has the server"
-            )
-        container.delete()
-
-    def complete_arrival(self, instance: Any, _: OvzContainer) -> str | None:
-        """Make the container of a server that has come as it ran this host's own."""
-        came = [
-            ctid
-            for ctid in filter(self._has_come, self.scene.abandoned)
-            if self.scene.uuid(ctid) == instance.uuid and ctid in self.scene.infos
-        ]
-        if not came:
-            return None
-        self.live.arrive(instance, instance.get_network_info())
-        return "it came as it ran: it is this host's now, and its network is connected"
-
-    def end_live_move(self, instance: Any, container: OvzContainer) -> str | None:
-        """See to a server that was leaving as it ran."""
-        known = objects.MigrationList.get_by_filters(
-            self.context, {"instance_uuid": instance.uuid}
-        )
-        moves = [
-            move
-            for move in known
-            if move.source_compute == self.node.host and move.is_live_migration
-            if move.status == "running"
-        ]
-        if not moves:
-            return None
-        move = max(moves, key=lambda move: int(move.id))
-        if not self._is_configured(instance.uuid):
-            return self._follow(instance, move)
-        if not container.ovz_id:
-            # It is hidden.
-            return None
-        if container.ovz_id not in self.scene.seen["sent"]:
-            done = self._call_back(instance, container, move)
-            self.node.claims.forget(container.ovz_id, ovz_ctid.LEAVING)
-            return done
-        _save(instance, vm_states.ERROR, power_state.NOSTATE)
-        return (
-            f"it may run here, on host {move.dest_compute}, or frozen on both, and is"
-            " left alone, in ERROR: see 'When it fails half-way' in the driver's"
-            " documentation of migration"
-        )
-
-    def _call_back(
-        self, instance: Any, container: OvzContainer, move: Any
-    ) -> str | None:
-        """Have removed there what came of a server that cannot run there yet, by Nova.
-
-        :raises TransferError: vzmigrate is still at it, and cannot be ended
-        """
-        if container.state not in (State.RUNNING, State.PAUSED):
-            return None
-        if self.scene.holder(container.ovz_id):
-            self.live.abort(instance)
-        else:
-            # What vzmigrate has frozen looks like what runs.
-            container.thaw()
-        rpcapi.ComputeAPI().rollback_live_migration_at_destination(
-            self.context, instance, move.dest_compute, True, None
-        )
-        return (
-            "it was leaving as it ran, and runs on here: what has come of it on host"
-            f" {move.dest_compute} is removed"
-        )
-
-    def _follow(self, instance: Any, move: Any) -> str:
-        """Let Nova have a server where vzmigrate has brought it.
-
-        As Nova does itself when a live migration fails after that: in ERROR.
-        """
-        ports = instance.get_network_info()
-        neutron.API().migrate_instance_start(self.context, instance, move)
-        place = objects.ComputeNode.get_first_node_by_host_for_old_compat(
-            self.context, move.dest_compute
-        )
-        instance.host = move.dest_compute
-        instance.node, instance.compute_id = place.hypervisor_hostname, place.id
-        _save(instance, vm_states.ERROR, instance.power_state)
-        move.status = "error"
-        move.save()
-        self.live.unplug(instance, ports)
-        self.live.clean_up(instance, None, move, destroy_disks=True, destroy_vifs=False)
-        return (
-            f"it has gone to host {instance.host} as it ran, and Nova has it there now,"
-            " in ERROR: set its state to active, and reboot it hard"
-        )
-
-    def _is_configured(self, uuid: str) -> bool:
-        """Whether there is a container of a server here, be it one that is hidden.
-
-        The configuration is what vzmigrate takes away at its end.
-        """
-        confs = (
-            os.path.join(self.node.paths.conf, f"{ctid}.conf")
-            for ctid in self.node.claims.find(uuid)
-        )
-        names = (conf["name"] for conf in self.scene.seen["confs"].values())
-        return uuid in names or any(map(os.path.lexists, confs))
-
     # -- one server -------------------------------------------------------------------
 
     def settle_pausing(self, _instance: Any, container: OvzContainer) -> str | None:
@@ -367,10 +177,10 @@ class Restart:
         """Let Nova know what a suspension came to."""
         state = container.state
         if state is State.SUSPENDED:
-            _save(instance, vm_states.SUSPENDED, power_state.SUSPENDED)
+            servers.settle(instance, vm_states.SUSPENDED, power_state.SUSPENDED)
             return "it was being suspended, and is"
         if state is State.RUNNING:
-            _save(instance, vm_states.ACTIVE, power_state.RUNNING)
+            servers.settle(instance, vm_states.ACTIVE, power_state.RUNNING)
             return "it was being suspended, and runs on"
         return None
 
@@ -378,10 +188,10 @@ class Restart:
         """Let Nova know what a resumption came to."""
         state = container.state
         if state is State.RUNNING:
-            _save(instance, vm_states.ACTIVE, power_state.RUNNING)
+            servers.settle(instance, vm_states.ACTIVE, power_state.RUNNING)
             return "it was being resumed, and runs"
         if state is State.SUSPENDED:
-            _save(instance, vm_states.SUSPENDED, power_state.SUSPENDED)
+            servers.settle(instance, vm_states.SUSPENDED, power_state.SUSPENDED)
             return "it was being resumed, and is suspended"
         return None
 
@@ -401,13 +211,13 @@ class Restart:
             # Not even stopped yet, or done but for Nova's knowing of it.
             done = vm_states.RESCUED if swapped else instance.vm_state
             self.connect(instance, container)
-            _save(instance, done, power_state.RUNNING)
+            servers.settle(instance, done, power_state.RUNNING)
             return f"it was being rescued: it is {done}"
         if instance.vm_state == vm_states.ACTIVE:
             self._end_rescue(instance)
         else:
             self.rescuer.settle(instance)
-            _save(instance, instance.vm_state, power_state.SHUTDOWN)
+            servers.settle(instance, instance.vm_state, power_state.SHUTDOWN)
         return "it was being rescued: it has its own files again"
 
     def complete_unrescue(self, instance: Any, container: OvzContainer) -> str | None:
@@ -415,7 +225,7 @@ class Restart:
         swapped = "rescue" in self.scene.seen["files"].get(container.ovz_id, [])
         if container.state is State.RUNNING and not swapped:
             self.connect(instance, container)
-            _save(instance, vm_states.ACTIVE, power_state.RUNNING)
+            servers.settle(instance, vm_states.ACTIVE, power_state.RUNNING)
         else:
             self._end_rescue(instance)
         return "its rescue was being ended: it has its own files again, and runs"
@@ -424,9 +234,9 @@ class Restart:
         try:
             self.rescuer.unrescue(instance)
         except Exception:
-            _save(instance, vm_states.ERROR, power_state.SHUTDOWN)
+            servers.settle(instance, vm_states.ERROR, power_state.SHUTDOWN)
             raise
-        _save(instance, vm_states.ACTIVE, power_state.RUNNING)
+        servers.settle(instance, vm_states.ACTIVE, power_state.RUNNING)
 
     def fail_arrival(self, instance: Any, _container: OvzContainer) -> str | None:
         """Let a server that was arriving be in ERROR, as Nova does when that fails.
@@ -440,7 +250,7 @@ class Restart:
             )
             migration.status = "error"
             migration.save()
-        _save(instance, vm_states.ERROR, instance.power_state)
+        servers.settle(instance, vm_states.ERROR, instance.power_state)
         return "it was arriving, or being resized: a hard reboot finishes that"
 
     def revert_again(self, instance: Any, _container: OvzContainer) -> str | None:
@@ -469,12 +279,12 @@ class Restart:
         if runs and container.state is not State.RUNNING:
             self.life.power_on(instance, instance.get_network_info())
         state = power_state.RUNNING if runs else instance.power_state
-        _save(instance, instance.vm_state, state)
+        servers.settle(instance, instance.vm_state, state)
         return "it was being shelved: it is as before"
 
     def forget_password(self, instance: Any, _container: OvzContainer) -> str | None:
         """Let a server whose password was being set be as it is."""
-        _save(instance, instance.vm_state, instance.power_state)
+        servers.settle(instance, instance.vm_state, instance.power_state)
         return "its password was being set: set it again"
 
     def forget_kept(self, _instance: Any, container: OvzContainer) -> str | None:
@@ -513,18 +323,6 @@ class Restart:
         return f"it had no interface for port {ids}, and has now"
 
 
-def _save(instance: Any, vm_state: str, power: Any) -> None:
-    """Let Nova know what a server is, and that nothing is under way with it.
-
-    :raises UnexpectedTaskStateError: something else is meanwhile
-    """
-    before = instance.task_state
-    instance.vm_state = vm_state
-    instance.power_state = power
-    instance.task_state = None
-    instance.save(expected_task_state=[before])
-
-
 def _task(*states: str) -> Callable[[Any], bool]:
     def concerns(instance: Any) -> bool:
         return instance.task_state in states and instance.vm_state != vm_states.ERROR
@@ -551,7 +349,7 @@ RULES: tuple[Rule, ...] = (
         " on the other host, in ERROR, as after any arrival that failed; else it may be"
         " on either, and is set to ERROR, and does not start",
         lambda instance: instance.task_state == task_states.MIGRATING,
-        Restart.end_live_move,
+        lambda self, instance, there: self.moves.end_live_move(instance, there),
         gone_too=True,
     ),
     Rule(
@@ -560,7 +358,7 @@ RULES: tuple[Rule, ...] = (
         " container has not this host's tag",
         "it gets the tag, the limits of its flavor here, and its network",
         lambda instance: instance.vm_state != vm_states.DELETED,
-        Restart.complete_arrival,
+        lambda self, instance, _: self.moves.complete_arrival(instance),
         gone_too=True,
     ),
     Rule(

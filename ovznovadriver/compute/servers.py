@@ -86,3 +86,15 @@ def describe(
 def rescuer(instance_uuid: str) -> str:
     """The UUID of the container that the rescue tree of a server is made in."""
     return str(uuid.uuid5(uuid.UUID(instance_uuid), "rescue"))
+
+
+def settle(instance: Any, vm_state: str, power: Any) -> None:
+    """Let Nova know what a server is, and that nothing is under way with it.
+
+    :raises UnexpectedTaskStateError: something else is meanwhile
+    """
+    before = instance.task_state
+    instance.vm_state = vm_state
+    instance.power_state = power
+    instance.task_state = None
+    instance.save(expected_task_state=[before])

@@ -23,6 +23,7 @@ from nova import objects
 from ovznovadriver import exception
 from ovznovadriver.compute import (
     interfaces,
+    interrupted,
     lifecycle,
     livemigration,
     recovery,
@@ -595,7 +596,7 @@ def leaving(sim4, node4, boot, server, migrations, net, monkeypatch):
     monkeypatch.setattr(rpcapi.ComputeAPI, "__init__", lambda self: None)
     bound = []
     monkeypatch.setattr(
-        restart.neutron.API,
+        interrupted.neutron.API,
         "migrate_instance_start",
         lambda self, context, instance, move: bound.append(move.dest_compute),
     )
