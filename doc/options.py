@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 
 from ovznovadriver import conf
@@ -59,7 +60,9 @@ def reference() -> str:
                 default = "empty"
             facts = [f"Default: {default}", _range(option)]
             facts += [f"was ``{old.name}``" for old in option.deprecated_opts]
-            text = f"{option.help} {'. '.join(filter(None, facts))}."
+            # An underscore at the end of a word would make a link of it.
+            said = re.sub(r"_(?!\w)", r"\\_", option.help)
+            text = f"{said} {'. '.join(filter(None, facts))}."
             body = textwrap.fill(text, 80, break_on_hyphens=False)
             parts.append(f"``{option.name}``\n{textwrap.indent(body, '    ')}\n")
     parts.append("Accepted without effect\n=======================\n")

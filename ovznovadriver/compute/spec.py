@@ -25,6 +25,7 @@ import ipaddress
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -204,10 +205,12 @@ def nics_from_nova(
         the first that are free
     """
     vifs = list(network_info)
-    free = _free_names(vifs, names or {})
+    ports = [_identifier(vif["id"], "port") for vif in vifs]
+    fixed = names or {}
+    free = _free_names({fixed[port] for port in ports if port in fixed})
     nics = tuple(
-        _nic(index, vif, (names or {}).get(vif["id"]) or next(free))
-        for index, vif in enumerate(vifs)
+        _nic(index, vif, fixed.get(port) or next(free))
+        for index, (port, vif) in enumerate(zip(ports, vifs, strict=True))
     )
     devnames = [nic.devname for nic in nics]
     if len(set(devnames)) != len(devnames):
@@ -247,10 +250,7 @@ def _injected(path: str, content: bytes | str) -> InjectedFile:
     return InjectedFile(path, data)
 
 
-def _free_names(
-    vifs: Sequence[Mapping[str, Any]], names: Mapping[str, str]
-) -> Iterator[str]:
-    taken = {names[vif["id"]] for vif in vifs if vif["id"] in names}
+def _free_names(taken: AbstractSet[str]) -> Iterator[str]:
     every = (f"eth{number}" for number in itertools.count())
     return (name for name in every if name not in taken)
 

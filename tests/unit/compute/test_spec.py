@@ -207,6 +207,7 @@ def test_a_port_that_no_container_can_have_is_named(changes):
         {"devname": "-tap"},
         {"id": "a\nb"},
         {"id": None},
+        {"id": []},
         {"mtu": 67},
         {"mtu": 65536},
         {"mtu": "1450\nX=1"},
