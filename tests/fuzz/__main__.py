@@ -45,7 +45,7 @@ MODULES = ("tools", "trees", "peers", "nova")
 #: Seconds that one input may take.
 INPUT_LIMIT = 10
 #: Bytes of one input; larger ones are nothing else to the parsers.
-INPUT_SIZE = 4096
+INPUT_SIZE = 8192
 #: Executions after which a fault that is not found counts as overlooked.
 MUTANT_RUNS = 300_000
 

@@ -174,10 +174,11 @@ def _attributes(data: bytes) -> None:
 
 def _note(data: bytes) -> None:
     with scratch() as directory:
-        for name in ("private/101", "private/102", "conf"):
+        for name in ("private/101", "private/102", "conf", "x"):
             (directory / name).mkdir(parents=True)
         note = directory / "conf/101.rescue"
-        note.write_bytes(data)
+        own = str((directory / "private/101").stat().st_ino).encode()
+        note.write_bytes(data.replace(b"@own", own))
         place: dict[str, Any] = {
             "dirs": {n: str(directory / n) for n in ("private", "conf")},
             "ctid": "101",
@@ -189,6 +190,7 @@ def _note(data: bytes) -> None:
             except exception.OvzError:
                 continue
         assert (directory / "private/101").is_dir()
+        assert (directory / "x").is_dir()
 
 
 def _survey(data: bytes) -> None:
