@@ -27,6 +27,7 @@ import logging
 import os
 import platform
 import shlex
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -41,6 +42,8 @@ PROTOCOL = outgoing.PROTOCOL
 #: Seconds for a short question to the other host. Its answer may need two ways to root.
 ASK_LIMIT = 120.0
 
+#: Seconds, within what outgoing.py allows for the kernel's tick.
+_CLOCK_STEP = 0.01
 #: What a shell, and after it ssh and rsync, end with for a command that is not there.
 _NO_COMMAND = 127
 #: How the sentences of the other host begin.
@@ -230,12 +233,31 @@ def refusal(ours: Facts, theirs: Facts, *, needed_kb: int = 0) -> str | None:
     return None
 
 
+def _clock() -> float:
+    """What the time of day is ahead of a clock that nobody sets, in seconds."""
+    return time.time() - time.monotonic()
+
+
 @dataclasses.dataclass
 class _Pass:
-    """What is known of the passes for one key."""
+    """What is known of the passes for one key.
+
+    :ivar since: see :func:`ovznovadriver.openvz.outgoing.send_tree`
+    :ivar clock: of :func:`_clock`, when the first pass began
+    """
 
     since: int | None = None
     proven: bool = False
+    clock: float = dataclasses.field(default_factory=_clock)
+
+    def check_clock(self) -> None:
+        """Have everything compared by content where the clock was set back.
+
+        What changed since may bear a time from before the first pass.
+        """
+        if self.since is not None and _clock() < self.clock - _CLOCK_STEP:
+            LOG.warning("The clock was set back: all files are compared by content")
+            self.since = 0
 
 
 class Transfer:
@@ -351,6 +373,7 @@ class Transfer:
             self.discard(key)
             state = self._passes[key] = _Pass()
         state.proven = False
+        state.check_clock()
         return underway.Work(
             lambda: self._node.executor.call(
                 "send_tree",

@@ -24,6 +24,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -573,3 +575,35 @@ def test_facts_that_are_none_are_refused(
 ) -> None:
     with pytest.raises(exception.TransferError, match=sentence):
         transfer.Facts.from_dict(found)
+
+
+def test_after_the_clock_was_set_back_all_is_compared_by_content(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int | None] = []
+
+    def call(_verb: str, **kwargs: Any) -> dict[str, Any]:
+        asked.append(kwargs["since"])
+        return {"code": 0, "stderr": "", "timed_out": False, "since": 10**18}
+
+    now = [10**9 + 0.5]
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0] - 1000)
+    way = transfer.Transfer(
+        SimpleNamespace(
+            executor=SimpleNamespace(call=call),
+            family=SimpleNamespace(tree_dir=""),
+            paths=SimpleNamespace(private="/vz/private"),
+        ),
+        transfer.Peer("192.0.2.1", "nova", "/key", "/known"),
+    )
+    monkeypatch.setattr(way, "_ask", lambda *words, **_: {})
+    way._facts = SimpleNamespace(confined=True)
+
+    way.send("101", KEY)
+    now[0] += 3600
+    way.send("101", KEY)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0] - 1000 + 0.5)
+    way.send("101", KEY)
+
+    assert asked == [None, 10**18, 0]
