@@ -113,7 +113,11 @@ class Life:
         for server in self._servers():
             if server["OS-EXT-STS:task_state"]:
                 # Nova does nothing with it any more.
-                self._cloud.reset(server)
+                try:
+                    self._cloud.reset(server)
+                except api_client.OpenStackApiException:
+                    # It was not given to a cell (OrphanedObjectError in Nova 34).
+                    self._cloud.api.delete_server(server["id"])
         for _ in range(REQUESTS):
             servers = self._servers()
             # Two at a time: what one does must not disturb the other.
