@@ -274,9 +274,11 @@ class Lifecycle:
         """
         container = OvzContainer.find_remains(self._node, instance.uuid)
         steps: list[tuple[str, Callable[[], None]]] = []
+        forgotten: list[str] = []
         if container is None:
             LOG.info("There is no container to remove", instance=instance)
         else:
+            forgotten = _forgotten(container, network_info)
             # Nothing is taken from under a container that still runs.
             self._kill(container)
             if destroy_disks and not _is_reverted_in_place(instance, container):
@@ -289,6 +291,9 @@ class Lifecycle:
             steps.append(
                 ("ports", lambda: self._network.unplug(instance, network_info))
             )
+        if destroy_vifs and forgotten:
+            unplug = self._network.unplug_forgotten
+            steps.append(("other ports", lambda: unplug(instance, forgotten)))
         undo.attempt_all(f"Removing server {instance.uuid}", steps)
 
     @staticmethod
@@ -461,6 +466,16 @@ class Lifecycle:
     def set_admin_password(self, instance: Any, password: str) -> None:
         """Set root's password in a running server."""
         self._find(instance).set_password("root", password)
+
+
+def _forgotten(container: OvzContainer, network_info: Any) -> list[str]:
+    """The host ends that a container has, and Nova does not know of.
+
+    So it is with an attachment that was interrupted when the server is deleted then.
+    """
+    known = {spec.devname(vif) for vif in network_info or []}
+    names = (end.host_ifname for end in container.wiring.kept())
+    return [name for name in names if name not in known]
 
 
 def apply_limits(container: OvzContainer, limits: resources.Limits) -> None:

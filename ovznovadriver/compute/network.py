@@ -21,7 +21,7 @@ reaches every host that the server moves to.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import nova.conf
@@ -29,6 +29,7 @@ import os_vif
 from nova.network import model, os_vif_util
 from os_vif import exception as os_vif_exception
 from oslo_log import log as logging
+from oslo_utils import uuidutils
 
 from nova import exception as nova_exception
 from nova import objects
@@ -89,6 +90,22 @@ class Network:
                 os_vif.unplug(vif, info)
             except os_vif_exception.ExceptionBase as error:
                 failures.append(f"port {vif.id}: {error}")
+        if failures:
+            raise exception.CleanupFailed("unplugging", failures)
+
+    def unplug_forgotten(self, instance: Any, devnames: Iterable[str]) -> None:
+        """Remove ports of which Nova has no description, as :meth:`unplug` does.
+
+        :param devnames: what their interfaces are called
+        :raises CleanupFailed: with those that could not be removed
+        """
+        info = os_vif_util.nova_to_osvif_instance(instance)
+        failures: list[str] = []
+        for devname in devnames:
+            try:
+                os_vif.unplug(_vif_called(devname), info)
+            except os_vif_exception.ExceptionBase as error:
+                failures.append(f"port of {devname}: {error}")
         if failures:
             raise exception.CleanupFailed("unplugging", failures)
 
@@ -225,4 +242,26 @@ def describe_devices(context: Any, instance: Any, nics: Sequence[spec.Nic]) -> N
     ]
     instance.device_metadata = (
         objects.InstanceDeviceMetadata(devices=devices) if devices else None
+    )
+
+
+def _vif_called(devname: str) -> Any:
+    """What os-vif needs to know of a port to remove it from Neutron's bridge.
+
+    A name of Nova's has the first eleven characters of the port's ID, by which os-vif
+    finds a bridge of hybrid plug.
+    """
+    port = f"{devname.removeprefix('tap')}00-0000-0000-000000000000"
+    if not uuidutils.is_uuid_like(port):
+        port = uuidutils.generate_uuid()
+    bridge = CONF.neutron.ovs_bridge
+    return os_vif.objects.vif.VIFOpenVSwitch(
+        id=port,
+        plugin="ovs",
+        vif_name=devname,
+        bridge_name=bridge,
+        network=os_vif.objects.network.Network(bridge=bridge),
+        port_profile=os_vif.objects.vif.VIFPortProfileOpenVSwitch(
+            interface_id=port, create_port=True, create_tap=False
+        ),
     )

@@ -218,6 +218,11 @@ def nics_from_nova(
     return nics
 
 
+def devname(vif: Mapping[str, Any]) -> Any:
+    """What a port's interface is called on the host, by Nova's word or its rule."""
+    return vif.get("devname") or f"tap{vif['id']}"[:MADE_DEVNAME]
+
+
 def checked_hostname(text: str) -> str:
     """A host name by RFC 1123: labels of letters, digits and inner hyphens."""
     labels = text.split(".")
@@ -274,7 +279,7 @@ def _nic(index: int, vif: Mapping[str, Any], name: str) -> Nic:
         name=_nic_name(name),
         mac=_mac(vif.get("address")),
         # nova.network.neutron makes this name for a port without one.
-        devname=_devname(vif.get("devname") or f"tap{port}"[:MADE_DEVNAME]),
+        devname=_devname(devname(vif)),
         port_id=port,
         network_id=_identifier(network["id"], "network"),
         vif_type=str(vif.get("type") or ""),

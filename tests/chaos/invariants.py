@@ -23,6 +23,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from nova import context, objects
 from ovznovadriver.openvz import metadata
 from tests import trees
 from tests.chaos.cloud import PLANTED, PLANTED_TEXT, Cloud
@@ -137,6 +138,9 @@ def allocated(cloud: Cloud, moves: Iterable[str] = ()) -> list[str]:
     :param moves: the UUIDs of moves that may have some
     """
     known = {instance.uuid for instance in cloud.instances()} | set(moves)
+    # Of these the scheduler has seen to some, and no cell knows yet.
+    waiting = objects.BuildRequestList.get_all(context.get_admin_context())
+    known |= {request.instance_uuid for request in waiting}
 
     def found() -> list[str]:
         return [

@@ -116,8 +116,11 @@ class Life:
                 try:
                     self._cloud.reset(server)
                 except api_client.OpenStackApiException:
-                    # It was not given to a cell (OrphanedObjectError in Nova 34).
+                    # It was not given to a cell (OrphanedObjectError in Nova 34), and
+                    # Nova keeps what the scheduler has allocated for it.
                     self._cloud.api.delete_server(server["id"])
+                    known = self._cloud.world.notes().get("moves", [])
+                    self._cloud.world.note(moves=sorted({*known, server["id"]}))
         for _ in range(REQUESTS):
             servers = self._servers()
             # Two at a time: what one does must not disturb the other.

@@ -250,6 +250,34 @@ def test_a_running_server_is_stopped_removed_and_unplugged(
     assert support.traces(sim, node) == {}
 
 
+def test_a_port_that_nova_has_forgotten_goes_with_its_server(
+    life, boot, instance, ovs, quiet
+):
+    boot()
+    quiet()
+
+    first, second = ports.network_info()
+    life.destroy(instance, ports.network_info(first))
+
+    # Of the other one only what is in the name of its interface is known.
+    head = second["devname"].removeprefix("tap")
+    assert ovs.calls == [
+        ("unplug", first["id"]),
+        ("unplug", f"{head}00-0000-0000-000000000000"),
+    ]
+
+
+def test_where_ports_stay_plugged_forgotten_ones_do_too(
+    life, boot, instance, ovs, quiet
+):
+    boot()
+    quiet()
+
+    life.destroy(instance, [], destroy_vifs=False)
+
+    assert ovs.calls == []
+
+
 @pytest.mark.parametrize("state", ["pause", "suspend", "mount"])
 def test_a_server_is_removed_from_any_state(sim, node, life, boot, instance, state):
     boot()
