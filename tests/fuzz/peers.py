@@ -18,6 +18,7 @@ import contextlib
 import io
 import json
 import os
+import shlex
 import types
 from typing import Any
 
@@ -105,6 +106,8 @@ def _asked(data: bytes) -> None:
         quiet.enter_context(redirect(io.StringIO()))
     try:
         _files, words = receive._split(["--config-file", "x"], as_text(data))
+        # As a shell has them.
+        assert words == shlex.split(as_text(data))[1:]
         asked, others = receive._parse(words)
     except exception.CommandRefused:
         return
@@ -161,10 +164,16 @@ def _typed(data: bytes) -> None:
         assert whole == data
 
 
+#: As they are without a fault.
+_RECORD_TYPES = dict(record._TYPES)
+
+
 def _record(data: bytes) -> None:
     with scratch() as directory:
         (directory / "x.json").write_bytes(data)
         kept = record.Kept(str(directory), "x")
+        for name, kind in _RECORD_TYPES.items():
+            assert isinstance(getattr(kept.record, name), kind), name
         kept.record.said = "it starts"
         kept.save()
         assert record.Kept(str(directory), "x").record == kept.record

@@ -177,8 +177,10 @@ def _note(data: bytes) -> None:
         for name in ("private/101", "private/102", "conf", "x"):
             (directory / name).mkdir(parents=True)
         note = directory / "conf/101.rescue"
-        own = str((directory / "private/101").stat().st_ino).encode()
-        note.write_bytes(data.replace(b"@own", own))
+        for mark, name in ((b"@own", "private/101"), (b"@x", "x")):
+            number = str((directory / name).stat().st_ino).encode()
+            data = data.replace(mark, number)
+        note.write_bytes(data)
         place: dict[str, Any] = {
             "dirs": {n: str(directory / n) for n in ("private", "conf")},
             "ctid": "101",
