@@ -68,9 +68,13 @@ class Vzmigrate:
             start_new_session=True,
         )
 
+    def ask(self, *words):
+        """Have it start a process, which need not live until it says anything."""
+        self.process.stdin.write(f"{json.dumps(words)}\n")
+
     def begin(self, *words):
         """Let it start a process; without words, what its first one ended with."""
-        self.process.stdin.write(f"{json.dumps(words)}\n")
+        self.ask(*words)
         return self.process.stdout.readline().strip()
 
     def end(self):
@@ -149,7 +153,7 @@ def test_vzmigrate_sees_its_rsync_fail_and_goes_on_itself(start, end):
 def test_the_first_pass_is_waited_for(start, in_between):
     mover = start(QUOTA)
 
-    assert in_between(lambda: mover.begin(*FIRST)) == firstpass.ENDED
+    assert in_between(lambda: mover.ask(*FIRST)) == firstpass.ENDED
 
 
 def test_a_vzmigrate_that_is_only_starting_is_waited_for(
