@@ -21,7 +21,7 @@ from ovznovadriver import exception
 from ovznovadriver.compute import interfaces, network
 from ovznovadriver.openvz import hostends
 from tests import support
-from tests.unit.compute import ports
+from tests.unit.compute import diskimage, ports
 
 ENDS = tuple(
     dataclasses.replace(end, inbound=hostends.Rate(10**6)) for end in support.ENDS
@@ -156,16 +156,8 @@ def test_an_attach_that_fails_leaves_the_server_as_it_was(
     assert [call[0] for call in ovs.calls] == ["plug", "unplug"]
 
 
-class TestDiskImage:
+class TestDiskImage(diskimage.OnDiskImages):
     """A server whose root tree is in a disk image (layout ploop)."""
-
-    @pytest.fixture
-    def sim(self, tmp_path, own_privileged_side):
-        return support.simulated(tmp_path / "node", "4", ploop=True)
-
-    @pytest.fixture
-    def node(self, sim):
-        return support.open_node(sim, layout="ploop")
 
     def test_is_told_of_its_ports_while_it_runs(
         self, sim, node, net, boot, instance, nova_ports

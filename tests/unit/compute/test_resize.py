@@ -22,7 +22,7 @@ from nova import objects
 from ovznovadriver import exception
 from ovznovadriver.compute import drive, guest, resize, undo
 from tests import support
-from tests.unit.compute import ports
+from tests.unit.compute import diskimage, ports
 
 
 @pytest.fixture
@@ -273,16 +273,8 @@ def test_nova_is_told_which_error_it_was():
 # -- layout ploop -------------------------------------------------------------------
 
 
-class TestDiskImage:
+class TestDiskImage(diskimage.OnDiskImages):
     """A server whose root tree is in a disk image of 1 GiB."""
-
-    @pytest.fixture
-    def sim(self, tmp_path, own_privileged_side):
-        return support.simulated(tmp_path / "node", "4", ploop=True)
-
-    @pytest.fixture
-    def node(self, sim):
-        return support.open_node(sim, layout="ploop")
 
     @pytest.fixture
     def blob(self, sim, boot):
