@@ -72,7 +72,7 @@ _PLACES = [
         default="$state_path/openvz/claims",
         help="The directory in which CTIDs are claimed. The user that nova-compute "
         "runs as must be able to write it, and nobody else. Where several hosts "
-        "share their private areas it must be shared too. Only used by vzctl 4.",
+        "share their private areas it must be shared too.",
     ),
     _opt(
         cfg.StrOpt,
