@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from typing import Any
 
 import nova.conf
@@ -37,6 +36,7 @@ from ovznovadriver.compute import (
     emptytemplate,
     lifecycle,
     network,
+    progress,
     resize,
     servers,
     undo,
@@ -54,8 +54,6 @@ VERSION = 1
 
 #: How much of a move's progress, in percent, the passes are that come before the stop.
 _RUNNING_SHARE = 80
-#: Percent by which a progress must have grown to be worth a write to the database.
-_STEP = 5
 
 
 class ColdMigrations:
@@ -113,7 +111,7 @@ class ColdMigrations:
                 self._send(container, way, instance)
                 if container.refresh() is not State.STOPPED:
                     steps.add("starting", self._life.power_on, instance, network_info)
-                tell = _progress(instance, _RUNNING_SHARE, 100)
+                tell = progress.teller(instance, _RUNNING_SHARE, 100)
                 # The server is down from its stop to the end of this pass.
                 with way.connected(container.ovz_id, instance.uuid, tell) as finish:
                     self._life.power_off(instance, timeout)
@@ -164,7 +162,7 @@ class ColdMigrations:
         if container.refresh() is State.STOPPED:
             return
         for number in range(passes):
-            tell = _progress(
+            tell = progress.teller(
                 instance,
                 _RUNNING_SHARE * number // passes,
                 _RUNNING_SHARE * (number + 1) // passes,
@@ -179,6 +177,7 @@ class ColdMigrations:
         :param power_on: False leaves it stopped
         """
         container = servers.find(self._node, instance)
+        container.take_back()
         if not self._has_name(container):
             container.save_ovz_metadata()
         if power_on:
@@ -257,11 +256,11 @@ class ColdMigrations:
     def _is_arriving(self, context: Any, instance: Any) -> bool:
         if instance.uuid not in transfer.incoming(self._node):
             return False
-        progress = instance.migration_context
-        if progress is None:
+        move = instance.migration_context
+        if move is None:
             return False
         migration = objects.Migration.get_by_id_and_instance(
-            context, progress.migration_id, instance.uuid
+            context, move.migration_id, instance.uuid
         )
         # Nova names this host only when the whole tree was here.
         return (
@@ -298,26 +297,6 @@ class ColdMigrations:
         transfer.adopt(self._node, container.ovz_id, instance.uuid)
         servers.describe(self._node, container, instance, network_info, nics)
         return container
-
-
-def _progress(instance: Any, first: int, last: int) -> Callable[[float], None]:
-    """What shows in Nova how far a pass is.
-
-    :param first: percent of the whole at its beginning
-    :param last: percent of the whole at its end
-    """
-
-    def tell(part: float) -> None:
-        now = first + int((last - first) * part)
-        if now < (instance.progress or 0) + _STEP and part < 1:
-            return
-        instance.progress = now
-        try:
-            instance.save()
-        except nova_exception.InstanceNotFound:
-            LOG.debug("The server is being deleted", instance=instance)
-
-    return tell
 
 
 def _check_version(disk_info: str) -> None:

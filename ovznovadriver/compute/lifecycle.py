@@ -91,19 +91,19 @@ class Lifecycle:
         here, or has gone with its files to another host while this one was lost.
         """
         found = OvzContainers.list(self._node, host.REPORT_MAX_AGE)
-        here = {container.uuid for container in found if container.uuid}
+        here = {c.uuid for c in found if c.uuid and not c.is_aside}
         here |= self._node.claims.hidden({container.ovz_id for container in found})
         return sorted(here.union(transfer.incoming(self._node)))
 
     def list_names(self) -> list[str]:
         """Nova's names of this host's servers."""
         found = OvzContainers.list(self._node, host.REPORT_MAX_AGE)
-        return [container.name for container in found if container.name]
+        return [c.name for c in found if c.name and not c.is_aside]
 
     def exists(self, instance: Any) -> bool:
         """Whether the server has a container here, now."""
         found = OvzContainers.list(self._node)
-        return any(container.uuid == instance.uuid for container in found)
+        return any(c.uuid == instance.uuid and not c.is_aside for c in found)
 
     def get_info(self, instance: Any, use_cache: bool) -> hardware.InstanceInfo:
         """A server's power state.
@@ -267,7 +267,8 @@ class Lifecycle:
     ) -> None:
         """Remove all that there is of a server, be it half there or gone.
 
-        :param destroy_disks: False keeps the container, stopped
+        :param destroy_disks: False keeps the container, stopped and set aside: Nova
+            asks for that when it makes the server anew in another cell
         :param destroy_vifs: False leaves the ports plugged
         :param keep_incoming: leave what has come of it from another host
         :raises CleanupFailed: with what could not be removed; the rest is gone
@@ -281,7 +282,9 @@ class Lifecycle:
             forgotten = _forgotten(container, network_info)
             # Nothing is taken from under a container that still runs.
             self._kill(container)
-            if destroy_disks and not _is_reverted_in_place(instance, container):
+            if not destroy_disks:
+                container.set_aside()
+            elif not _is_reverted_in_place(instance, container):
                 steps += self._removal(container)
         if destroy_disks and not keep_incoming:
             steps.append(

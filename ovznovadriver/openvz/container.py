@@ -292,6 +292,7 @@ class OvzContainer(settings.ContainerSettings):
             container does not run
         """
         self.refuse_leaving()
+        self.take_back()
         wiring = self.wiring
         wiring.refuse_taken(ends)
         wiring.keep(ends)
@@ -312,6 +313,19 @@ class OvzContainer(settings.ContainerSettings):
                 " migration was interrupted: see 'When it fails half-way' in the"
                 f" driver's documentation of migration, and then remove {mark}"
             )
+
+    def set_aside(self) -> None:
+        """Note that its server is made anew elsewhere, and only its files are kept."""
+        self.node.claims.note(self.ovz_id, ctid.ASIDE)
+
+    def take_back(self) -> None:
+        """Have it be its server again; see :meth:`set_aside`."""
+        self.node.claims.forget(self.ovz_id, ctid.ASIDE)
+
+    @property
+    def is_aside(self) -> bool:
+        """Whether only its files are kept; see :meth:`set_aside`."""
+        return self.node.claims.has(self.ovz_id, ctid.ASIDE)
 
     def _connect(self, ends: Sequence[hostends.HostEnd]) -> None:
         try:
@@ -382,6 +396,7 @@ class OvzContainer(settings.ContainerSettings):
     def resume(self, ends: Sequence[hostends.HostEnd] = ()) -> None:
         """Start it from what :meth:`suspend` wrote; otherwise as :meth:`start`."""
         self.refuse_leaving()
+        self.take_back()
         self.wiring.refuse_taken(ends)
         self.wiring.keep(ends)
         self.ensure_root_dir()

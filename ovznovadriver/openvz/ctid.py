@@ -53,10 +53,12 @@ FIRST_CTID = 101
 
 #: What a claim says of its container: it was tagged; it comes from another host, and is
 #: not tagged for this one yet; it goes to another host as it runs, and may be there;
-#: and it is being removed.
+#: its server is made anew elsewhere, and only its files are kept; and it is being
+#: removed.
 MADE = "made"
 ARRIVING = "arriving"
 LEAVING = "leaving"
+ASIDE = "aside"
 REMOVING = "removing"
 
 _OWNER = "owner"
@@ -317,14 +319,14 @@ class Claims:
     def note(self, ctid: str, mark: str) -> None:
         """Put down how far a container is; nothing happens without a claim.
 
-        :param mark: :data:`MADE`, :data:`ARRIVING`, :data:`LEAVING` or :data:`REMOVING`
+        :param mark: one of those above, as :data:`MADE`
         """
         place = self._directory / ctid
         if place.is_dir():
             (place / mark).touch()
 
     def forget(self, ctid: str, mark: str) -> None:
-        """Take back what :meth:`note` put down."""
+        """Take back what :meth:`note` put down; nothing happens without it."""
         (self._directory / ctid / mark).unlink(missing_ok=True)
 
     def has(self, ctid: str, mark: str) -> bool:

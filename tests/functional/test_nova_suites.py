@@ -49,7 +49,6 @@ from tests.functional.nova_suites import Suite
 LIVE = "live migration, which test_livemigration.py has"
 SAME_HOST = "the driver does not migrate a server to the host that it is on"
 VOLUME = "the server has a volume, which containers cannot have"
-GUEST = "the source has to list no guest, and keep its disks: a container is both"
 
 SUITES = (
     Suite(test_cold_migrate.ColdMigrationDisallowSameHost),
@@ -81,15 +80,10 @@ SUITES = (
     Suite(
         test_cross_cell_migrate.TestMultiCellMigrate,
         left_out={
-            "test_cold_migrate_target_host_in_other_cell": GUEST,
-            "test_delete_while_in_verify_resize_status": GUEST,
             "test_finish_snapshot_based_resize_at_dest_spawn_fails": VOLUME,
-            "test_poll_unconfirmed_resizes_with_no_upcall": GUEST,
-            "test_poll_unconfirmed_resizes_with_upcall": GUEST,
-            "test_resize_confirm_from_stopped": GUEST,
-            "test_resize_confirm_image_backed": GUEST,
+            "test_resize_confirm_from_stopped": VOLUME,
+            "test_resize_confirm_image_backed": VOLUME,
             "test_resize_revert_detach_volume_while_resized": VOLUME,
-            "test_resize_revert_from_stopped": GUEST,
             "test_resize_revert_volume_backed": VOLUME,
         },
     ),

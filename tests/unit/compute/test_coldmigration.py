@@ -296,6 +296,20 @@ def test_a_crash_while_leaving_is_taken_back_on_both_hosts(
     assert _words(ovs.calls) == ["plug", "discard"]
 
 
+def test_what_was_kept_of_a_server_is_one_again_also_when_it_stays_off(
+    sim, node, life, boot, cold, instance
+):
+    ctid = boot()
+    life.destroy(instance, ports.network_info(), destroy_disks=False)
+    instance.task_state = task_states.RESIZE_REVERTING
+
+    cold.return_(_record(), instance, ports.network_info(), False)
+
+    node.look.forget()
+    assert sim.state(ctid) == "stopped"
+    assert life.list_uuids() == [instance.uuid]
+
+
 # -- where it goes ------------------------------------------------------------------
 
 

@@ -21,7 +21,7 @@ from ovznovadriver.compute import guest, lifecycle
 from ovznovadriver.openvz import resources
 from ovznovadriver.openvz.container import OvzContainer
 from tests import support
-from tests.unit.compute import ports
+from tests.unit.compute import diskimage, ports
 
 TAPS = [ports.vif(port)["devname"] for port in ports.PORTS]
 
@@ -321,6 +321,47 @@ def test_a_container_may_be_kept_and_ports_too(
     assert sim.containers() == [ctid]
 
 
+def test_what_is_kept_of_a_server_that_is_made_anew_elsewhere_is_no_guest(
+    sim, node, life, boot, instance
+):
+    ctid = boot()
+
+    life.destroy(instance, ports.network_info(), destroy_disks=False)
+    node.look.forget()
+
+    assert life.list_uuids() == life.list_names() == []
+    assert not life.exists(instance)
+    assert life.get_info(instance, False).internal_id == ctid
+
+    life.reboot(instance, ports.network_info(), hard=True)
+    node.look.forget()
+
+    assert life.list_uuids() == [instance.uuid]
+    assert life.list_names() == [instance.name]
+    assert life.exists(instance)
+
+
+def test_a_suspended_server_that_was_set_aside_is_a_guest_when_it_is_resumed(
+    life, boot, instance
+):
+    boot()
+    life.suspend(instance)
+    life.destroy(instance, None, destroy_disks=False, destroy_vifs=False)
+
+    life.resume(instance, ports.network_info())
+
+    assert life.exists(instance)
+
+
+def test_what_is_kept_of_a_server_can_be_removed(sim, node, life, boot, instance):
+    boot()
+    life.destroy(instance, ports.network_info(), destroy_disks=False)
+
+    life.destroy(instance, ports.network_info())
+
+    assert support.traces(sim, node) == {}
+
+
 def test_a_container_that_stays_does_not_keep_its_ports(
     sim, life, boot, instance, journal, quiet
 ):
@@ -361,16 +402,8 @@ def test_nothing_is_taken_from_under_a_server_that_cannot_be_stopped(
 # -- layout ploop -------------------------------------------------------------------
 
 
-class TestDiskImage:
+class TestDiskImage(diskimage.OnDiskImages):
     """A server whose root tree is in a disk image."""
-
-    @pytest.fixture
-    def sim(self, tmp_path, own_privileged_side):
-        return support.simulated(tmp_path / "node", "4", ploop=True)
-
-    @pytest.fixture
-    def node(self, sim):
-        return support.open_node(sim, layout="ploop")
 
     def test_is_mounted_once_to_be_made(self, sim, boot, journal, quiet):
         quiet()
