@@ -223,7 +223,7 @@ class OvzDriver(driver.ComputeDriver):  # type: ignore[misc] # nova has no types
         destroy_disks: bool = True,
         destroy_secrets: bool = True,
     ) -> None:
-        self._life.destroy(instance, network_info, destroy_disks=destroy_disks)
+        self._migrations.destroy(context, instance, network_info, destroy_disks)
 
     def cleanup(
         self,

@@ -18,6 +18,7 @@ permitted command, from ``SSH_ORIGINAL_COMMAND``::
 
     ovz-receive --protocol=1 hello
     ovz-receive --protocol=1 look NAME
+    ovz-receive --protocol=1 claims KEY HOST
     ovz-receive --protocol=1 discard KEY
     ovz-receive --protocol=1 receive [--list] KEY
 
@@ -65,6 +66,9 @@ def _parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     commands.add_parser("hello", help="what this host is", allow_abbrev=False)
     look = commands.add_parser("look", help="whether a file is seen here")
     look.add_argument("name")
+    claims = commands.add_parser("claims", help="what a host claimed for a server")
+    claims.add_argument("key")
+    claims.add_argument("host")
     discard = commands.add_parser("discard", help="remove what has come of a tree")
     discard.add_argument("key")
     receive = commands.add_parser("receive", help="take in a tree", allow_abbrev=False)
@@ -140,6 +144,12 @@ def _call(found: cfg.ConfigOpts, verb: str, **kwargs: Any) -> Any:
     return executor.call(verb, time_limit=limit, dirs=dirs, **kwargs)
 
 
+def _claims(found: cfg.ConfigOpts, uuid: str, host: str) -> list[str]:
+    from ovznovadriver.openvz import ctid
+
+    return ctid.Claims(found.openvz.lock_dir, host).find(uuid)
+
+
 def _receive(
     found: cfg.ConfigOpts, key: str, listed: bool, direct: bool, words: list[str]
 ) -> int:
@@ -178,6 +188,8 @@ def _answer(
             return _receive(found, asked.key, asked.list, direct, words)
         if asked.command == "look":
             answer = {"found": _call(found, "find_proof", name=asked.name)}
+        elif asked.command == "claims":
+            answer = {"claims": _claims(found, asked.key, asked.host)}
         else:
             _call(found, "drop_incoming", key=asked.key)
     print(json.dumps(answer))

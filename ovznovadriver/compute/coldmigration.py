@@ -16,13 +16,16 @@
 The order is what keeps the files safe. The tree is sent while the server runs, and
 again after it has stopped, and compared. Only then does Nova say that the server is
 on the other host, where a container is made and takes the tree over. The container
-that it came from stays, stopped, until the move is confirmed.
+that it came from stays, stopped, until the move is confirmed. Where both hosts have
+their files on one disk nothing is sent: the tree is lent, see lending.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+from collections.abc import Callable
 from typing import Any
 
 import nova.conf
@@ -34,6 +37,7 @@ from nova import objects
 from ovznovadriver import exception
 from ovznovadriver.compute import (
     emptytemplate,
+    lending,
     lifecycle,
     network,
     progress,
@@ -49,8 +53,10 @@ from ovznovadriver.openvz.vzlist import State
 CONF = nova.conf.CONF
 LOG = logging.getLogger(__name__)
 
-#: The version of what Nova carries from one end of a move to the other.
+#: The versions of what Nova carries from one end of a move to the other: of a tree that
+#: is sent, and of one that is lent.
 VERSION = 1
+LENT_VERSION = 2
 
 #: How much of a move's progress, in percent, the passes are that come before the stop.
 _RUNNING_SHARE = 80
@@ -75,6 +81,7 @@ class ColdMigrations:
         self._life = life
         self._network = network
         self._resizes = resizes
+        self._lending = lending.Lending(node)
 
     # -- where it comes from --------------------------------------------------------
 
@@ -99,56 +106,97 @@ class ColdMigrations:
         way = transfer.Transfer(self._node, peer)
         try:
             container = self._resizes.check(instance, flavor)
-            shared = self._check(container, way)
+            shared, lent = self._check(container, way)
         except (exception.OvzError, nova_exception.ResizeError) as error:
             raise nova_exception.InstanceFaultRollback(
                 nova_exception.MigrationPreCheckError(reason=str(error))
             ) from error
         steps = undo.Undo(f"migration of {instance.uuid}")
+        stop = functools.partial(
+            self._stop, steps, container, instance, network_info, timeout
+        )
         try:
             with steps:
-                steps.add("the copy", way.discard, instance.uuid)
-                self._send(container, way, instance)
-                if container.refresh() is not State.STOPPED:
-                    steps.add("starting", self._life.power_on, instance, network_info)
-                tell = progress.teller(instance, _RUNNING_SHARE, 100)
-                # The server is down from its stop to the end of this pass.
-                with way.connected(container.ovz_id, instance.uuid, tell) as finish:
-                    self._life.power_off(instance, timeout)
-                    self._network.unplug(instance, network_info)
-                    finish()
-                way.verify(container.ovz_id, instance.uuid)
+                if lent:
+                    stop()
+                    steps.add("the files", self._lending.recall, instance.uuid)
+                    self._lending.lend(container)
+                    progress.teller(instance, 0, 100)(1.0)
+                else:
+                    self._send(steps, container, way, instance, stop)
                 if shared:
                     steps.add("the name", container.save_ovz_metadata)
                     container.prep_for_migration()
         except Exception as error:
             resize.roll_back(steps, error)
-        return json.dumps({"version": VERSION, "key": instance.uuid})
+        version = LENT_VERSION if lent else VERSION
+        return json.dumps({"version": version, "key": instance.uuid})
 
-    def _check(self, container: OvzContainer, way: transfer.Transfer) -> bool:
+    def _check(
+        self, container: OvzContainer, way: transfer.Transfer
+    ) -> tuple[bool, bool]:
         """See that a container's tree can go to another host.
 
-        :returns: whether the other host sees the private areas of this one
-        :raises TransferError: it cannot; nothing has changed
+        :returns: whether the other host sees the private areas of this one, and
+            whether it can have the tree by a rename there
+        :raises TransferError: it cannot go; nothing has changed
         """
+        node, uuid = self._node, container.uuid or ""
+        if uuid in transfer.incoming(node) or self._lending.awaits(uuid):
+            raise exception.TransferError(
+                "its arrival on this host was not finished: reboot it hard first"
+            )
         theirs = way.hello()
-        reason = transfer.refusal(
-            transfer.local_facts(self._node, container.layout),
-            theirs,
-            needed_kb=way.tree_kb(container.ovz_id),
-        )
+        ours = transfer.local_facts(node, container.layout)
+        reason = transfer.refusal(ours, theirs)
         if reason is not None:
             raise exception.TransferError(reason)
-        shared = way.is_shared(container.uuid or "")
-        if shared and self._node.family.uuid_ctids:
+        shared = way.is_shared(uuid)
+        if shared and node.family.uuid_ctids:
             raise exception.TransferError(
                 f"host {theirs.host} has its private areas where this one has them,"
-                f" and {self._node.family.name} cannot have a server twice in one"
+                f" and {node.family.name} cannot have a server twice in one"
                 " place, as it has until its move is confirmed"
             )
-        return shared
+        if shared and way.sees_claim(container.ovz_id, uuid):
+            return True, True
+        reason = transfer.refusal(ours, theirs, needed_kb=way.tree_kb(container.ovz_id))
+        if reason is not None:
+            raise exception.TransferError(reason)
+        return shared, False
+
+    def _stop(
+        self,
+        steps: undo.Undo,
+        container: OvzContainer,
+        instance: Any,
+        network_info: Any,
+        timeout: int,
+    ) -> None:
+        if container.refresh() is not State.STOPPED:
+            steps.add("starting", self._life.power_on, instance, network_info)
+        self._life.power_off(instance, timeout)
+        self._network.unplug(instance, network_info)
 
     def _send(
+        self,
+        steps: undo.Undo,
+        container: OvzContainer,
+        way: transfer.Transfer,
+        instance: Any,
+        stop: Callable[[], None],
+    ) -> None:
+        """Send a container's tree while it runs, and once more when it has stopped."""
+        steps.add("the copy", way.discard, instance.uuid)
+        self._send_ahead(container, way, instance)
+        tell = progress.teller(instance, _RUNNING_SHARE, 100)
+        # The server is down from its stop to the end of this pass.
+        with way.connected(container.ovz_id, instance.uuid, tell) as finish:
+            stop()
+            finish()
+        way.verify(container.ovz_id, instance.uuid)
+
+    def _send_ahead(
         self,
         container: OvzContainer,
         way: transfer.Transfer,
@@ -176,6 +224,7 @@ class ColdMigrations:
 
         :param power_on: False leaves it stopped
         """
+        self._lending.recall(instance.uuid)
         container = servers.find(self._node, instance)
         container.take_back()
         if not self._has_name(container):
@@ -206,14 +255,17 @@ class ColdMigrations:
     def confirm(self, instance: Any, network_info: Any) -> None:
         """Remove what a server left here.
 
+        :raises TransferError: what it lent was not taken
         :raises CleanupFailed: with what could not be removed
         """
+        self._lending.refuse_kept(instance.uuid)
         self._life.destroy(instance, network_info)
 
     # -- where it goes --------------------------------------------------------------
 
     def arrive(
         self,
+        migration: Any,
         instance: Any,
         disk_info: str,
         network_info: Any,
@@ -226,10 +278,13 @@ class ColdMigrations:
         :param power_on: False leaves it stopped
         :raises OvzError: something failed. What has come stays; see :meth:`complete`.
         """
-        _check_version(disk_info)
-        self._check_arrived(instance)
+        lender = None
+        if _version(disk_info) == LENT_VERSION:
+            lender = self._lender(migration, instance)
+        else:
+            self._check_arrived(instance)
         self._remove_stale(instance)
-        container = self._adopt(instance, image_meta, network_info)
+        container = self._adopt(instance, image_meta, network_info, lender)
         if power_on:
             with undo.Undo(f"arrival of {instance.uuid}") as steps:
                 steps.add("stopping", self._life.halt, container)
@@ -239,34 +294,66 @@ class ColdMigrations:
         # From now on Nova may have the tree removed that this one was copied from.
         os.sync()
 
+    def _lender(self, migration: Any, instance: Any) -> str:
+        """The CTID under which the host that a server comes from lends its files."""
+        source = migration.source_compute
+        lender = self._lending.lender(instance.uuid, source)
+        if lender is None:
+            raise exception.TransferError(
+                f"host {source} lends no files of server {instance.uuid}: do both have"
+                " the same [openvz]lock_dir?"
+            )
+        return lender
+
     def complete(self, context: Any, instance: Any, network_info: Any) -> None:
         """Finish an arrival that failed, so that the server can be started.
 
         Nothing happens to one that is not arriving.
         """
-        if not self._is_arriving(context, instance):
+        come = instance.uuid in transfer.incoming(self._node)
+        lent = self._lending.awaits(instance.uuid)
+        migration = self._arrival(context, instance) if come or lent else None
+        if migration is None:
             return
         LOG.info("Finishing the interrupted arrival", instance=instance)
         try:
             self._life.halt(servers.find(self._node, instance))
         except nova_exception.InstanceNotFound:
-            LOG.debug("It has no container yet", instance=instance)
-        self._adopt(instance, instance.image_meta, network_info)
+            # There may be one that has no files: not its own, and not the lender's.
+            self._remove_stale(instance)
+        lender = None if come else self._lender(migration, instance)
+        self._adopt(instance, instance.image_meta, network_info, lender)
 
-    def _is_arriving(self, context: Any, instance: Any) -> bool:
-        if instance.uuid not in transfer.incoming(self._node):
-            return False
+    def _arrival(self, context: Any, instance: Any) -> Any | None:
+        """The move by which a server has come here, last of all; None without."""
         move = instance.migration_context
         if move is None:
-            return False
+            return None
         migration = objects.Migration.get_by_id_and_instance(
             context, move.migration_id, instance.uuid
         )
         # Nova names this host only when the whole tree was here.
-        return (
-            migration.migration_type in ("migration", "resize")
-            and migration.dest_compute == self._node.host == instance.host
-        )
+        here = migration.dest_compute == self._node.host == instance.host
+        comes = migration.migration_type in ("migration", "resize")
+        return migration if here and comes else None
+
+    def give_back(self, context: Any, instance: Any) -> None:
+        """Have the files that were lent to this host be where they came from again.
+
+        Nothing happens to a server whose move is not being reverted.
+
+        :raises TransferError: they cannot; nothing has changed
+        """
+        if instance.task_state != task_states.RESIZE_REVERTING:
+            return
+        migration = self._arrival(context, instance)
+        container = OvzContainer.find_remains(self._node, instance.uuid)
+        if migration is None or container is None:
+            return
+        lender = self._lending.lender(instance.uuid, migration.source_compute)
+        if lender is not None and self._lending.has(container, lender):
+            self._life.halt(container)
+            self._lending.give_back(container, lender)
 
     def _check_arrived(self, instance: Any) -> None:
         if instance.uuid not in transfer.incoming(self._node):
@@ -275,18 +362,20 @@ class ColdMigrations:
             )
 
     def _remove_stale(self, instance: Any) -> None:
-        """Remove what an earlier stay has left, when its end could not be confirmed."""
+        """Remove what an earlier stay, or an arrival that came to nothing, has left."""
         stale = OvzContainer.find_remains(self._node, instance.uuid)
         if stale is not None:
             LOG.warning(
-                "Container %s is what was left when the server went from here to"
-                " another host; now that it comes back, it is removed",
+                "Container %s is left from when the server was here, or to come here,"
+                " before; now that it comes, it is removed",
                 stale.ovz_id,
                 instance=instance,
             )
             self._life.destroy(instance, None, destroy_vifs=False, keep_incoming=True)
 
-    def _adopt(self, instance: Any, image_meta: Any, network_info: Any) -> OvzContainer:
+    def _adopt(
+        self, instance: Any, image_meta: Any, network_info: Any, lender: str | None
+    ) -> OvzContainer:
         nics = self._network.nics(instance, network_info)
         try:
             container = servers.find(self._node, instance)
@@ -294,20 +383,26 @@ class ColdMigrations:
             template = emptytemplate.prepare(self._node)
             container = self._life.make(instance, image_meta, template, nics)
         # Were the container removed now, its tree could be this server's.
-        transfer.adopt(self._node, container.ovz_id, instance.uuid)
+        if lender is None:
+            transfer.adopt(self._node, container.ovz_id, instance.uuid)
+        else:
+            self._lending.borrow(container, lender)
         servers.describe(self._node, container, instance, network_info, nics)
         return container
 
 
-def _check_version(disk_info: str) -> None:
+def _version(disk_info: str) -> int:
+    """How a tree comes."""
     try:
-        version = json.loads(disk_info)["version"]
+        version: int = json.loads(disk_info)["version"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise exception.TransferError(
             "what the other host says of the server makes no sense"
         ) from error
-    if version != VERSION:
+    if version not in (VERSION, LENT_VERSION):
         raise exception.TransferError(
             f"the other host describes the server by version {version}, and this one"
-            f" knows version {VERSION}: install the same driver on both"
+            f" knows versions {VERSION} and {LENT_VERSION}: install the same driver on"
+            " both"
         )
+    return version

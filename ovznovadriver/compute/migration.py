@@ -92,7 +92,9 @@ class Migrations:
         if _is_in_place(migration):
             self._resizes.finish(instance, network_info, power_on)
         else:
-            self._cold.arrive(instance, disk_info, network_info, image_meta, power_on)
+            self._cold.arrive(
+                migration, instance, disk_info, network_info, image_meta, power_on
+            )
 
     def return_(
         self, migration: Any, instance: Any, network_info: Any, power_on: bool
@@ -124,6 +126,16 @@ class Migrations:
             self._live.adopt(instance)
             self._cold.complete(context, instance, network_info)
         self._life.reboot(instance, network_info, hard)
+
+    def destroy(
+        self, context: Any, instance: Any, network_info: Any, destroy_disks: bool
+    ) -> None:
+        """Remove a server; files that are another host's go back there before.
+
+        :param destroy_disks: see :meth:`.lifecycle.Lifecycle.destroy`
+        """
+        self._cold.give_back(context, instance)
+        self._life.destroy(instance, network_info, destroy_disks=destroy_disks)
 
     def forget(self, instance: Any) -> bool:
         """Remove what a move has left here of a server that is deleted.

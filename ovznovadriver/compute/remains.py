@@ -230,6 +230,7 @@ def hidden(scene: Scene) -> Iterator[Finding]:
             ctid not in scene.infos
             and scene.is_there(ctid)
             and not scene.has(ctid, ovz_ctid.ARRIVING)
+            and not scene.has(ctid, ovz_ctid.LENT)
             and not scene.is_half_made(ctid)
             and not scene.is_half_removed(ctid)
             and not scene.holder(ctid)

@@ -299,6 +299,16 @@ class Transfer:
             raise self._failed("it does not say whether it sees the same directory")
         return found
 
+    def sees_claim(self, ctid: str, key: str) -> bool:
+        """Whether the other host sees that this one has claimed a CTID.
+
+        :param key: the instance's UUID, for which it is claimed
+        """
+        found = self._ask("claims", key, self._node.host).get("claims")
+        if not isinstance(found, list):
+            raise self._failed("it does not say which claims it sees")
+        return ctid in found
+
     def tree_kb(self, ctid: str) -> int:
         """What a container's tree takes on the disk, in KiB."""
         found = self._node.executor.call("tree_size", **self._tree(ctid))

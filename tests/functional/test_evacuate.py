@@ -20,7 +20,6 @@ from typing import Any
 import pytest
 
 from tests.functional import twohosts
-from tests.simulator.node import SimNode
 
 SMALL = (1, 512, 1)
 NOTHING = (0, 0, 0)
@@ -69,18 +68,8 @@ class EvacuateTests:
         self.await_use(compute1=NOTHING, compute2=NOTHING)
 
 
-class TestEvacuateOnSharedDisk(twohosts.TwoHostsTest):
-    """Both hosts have the private areas and the claims of the first one."""
-
-    FAMILY = "4"
-
-    def make_node(self, host: str) -> SimNode:
-        node = super().make_node(host)
-        first = self.nodes["compute1"]
-        if node is not first:
-            node.set_vz_conf(VE_PRIVATE=f"{first.private_dir}/$VEID")
-            (node.root / "claims").symlink_to(first.root / "claims")
-        return node
+class TestEvacuateOnSharedDisk(twohosts.OneDiskTest):
+    """The files of the lost host are on a disk that is not lost."""
 
     def lose(self, host: str) -> None:
         """Have a host gone, and Nova know it."""

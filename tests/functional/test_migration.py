@@ -21,6 +21,7 @@ import pytest
 from ovznovadriver.openvz import transfer
 from tests import ssh
 from tests.functional import twohosts
+from tests.simulator.node import SimNode
 
 SMALL = (1, 512, 1)
 LARGE = (2, 1024, 2)
@@ -212,6 +213,130 @@ class TestMigrationWithVzctl9(MigrationTests, twohosts.TwoHostsTest):
             node = self.nodes[ends[end]]
             assert node.state(self.container(server, node)) == "running", subcommand
         self.delete(server)
+
+
+class TestMigrationOnSharedDisk(twohosts.OneDiskTest):
+    """The files of both hosts are on one disk: none of them is copied."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.server = self.boot("web-1", host="compute1")
+        self.tree = self.seen(self.server)
+        first, second = self.nodes["compute1"], self.nodes["compute2"]
+        self.first, self.second = first, second
+        self.ctid = self.container(self.server)
+        self.number = (first.private_dir / self.ctid).stat().st_ino
+        # Whatever sends, sends nothing.
+        twohosts.DirectTransfer.fault = ("final send", "before")
+
+    def assert_at(self, node: SimNode, state: str = "running") -> None:
+        """The server is there, with the very files that it had, and they nowhere else.
+
+        :param state: the container's
+        """
+        ctid = self.container(self.server, node)
+        places = {
+            path.name: path.stat().st_ino for path in self.first.private_dir.iterdir()
+        }
+        assert places.pop(ctid) == self.number
+        assert self.number not in places.values()
+        assert node.state(ctid) == state
+        assert self.seen(self.server) == self.tree
+
+    def test_a_server_moves_and_comes_back(self) -> None:
+        before = self.first.conf_text(self.ctid)
+
+        self.move(self.server)
+
+        assert self.host_of(self.server) == "compute2"
+        self.assert_at(self.second)
+        assert len(self.ovs.ports(self.second)) == 1
+        assert self.admin_api.get_server(self.server["id"])["progress"] == 100
+        self.await_use(compute1=SMALL, compute2=SMALL)
+
+        self.revert(self.server)
+
+        self.assert_at(self.first)
+        assert self.first.conf_text(self.ctid) == before
+        assert self.second.containers() == []
+        self.await_use(compute1=SMALL, compute2=NOTHING)
+
+        self.move(self.server, flavor=self.large)
+        self.confirm(self.server)
+
+        self.assert_at(self.second)
+        assert self.first.containers() == []
+        self.await_use(compute1=NOTHING, compute2=LARGE)
+
+        self.act(self.server, "os-stop")
+        self.move(self.server)
+        self.confirm(self.server, "SHUTOFF")
+
+        self.assert_at(self.first, "stopped")
+        self.delete(self.server)
+        assert self.left("compute1") == self.left("compute2") == []
+
+    @pytest.mark.slow
+    def test_a_server_is_deleted_before_its_move_is_confirmed(self) -> None:
+        self.move(self.server)
+
+        self.delete(self.server)
+
+        for host in self.HOSTS:
+            self.run_periodic("_cleanup_running_deleted_instances", host)
+            self.wait_until(host, lambda host=host: self.left(host) == [])
+
+    @pytest.mark.slow
+    def test_a_server_that_cannot_leave_runs_on(self) -> None:
+        before = self.first.conf_text(self.ctid)
+        for step in ("sees_claim", "stop", "set"):
+            if step == "sees_claim":
+                twohosts.DirectTransfer.fault = (step, "before")
+            else:
+                self.first.fail("vzctl", step, rc=96, when="after")
+
+            self.move(self.server, "ACTIVE")
+
+            self.assert_at(self.first)
+            assert self.first.conf_text(self.ctid) == before, step
+            assert self.second.containers() == [], step
+
+    @pytest.mark.slow
+    def test_a_server_that_cannot_arrive_is_brought_up_by_a_hard_reboot(self) -> None:
+        for step, when in (("create", "before"), ("set", "after"), ("start", "after")):
+            source, target = self.ends(self.server)
+            self.nodes[target].fail("vzctl", step, rc=96, when=when)
+
+            self.move(self.server, "ERROR")
+            self.recover(self.server)
+
+            assert self.host_of(self.server) == target, step
+            self.assert_at(self.nodes[target])
+        source, target = self.ends(self.server)
+        self.delete(self.server)
+        self.run_periodic("_cleanup_running_deleted_instances", target)
+        assert self.left(source) == self.left(target) == []
+
+    @pytest.mark.slow
+    def test_a_confirm_or_a_revert_that_fails_keeps_the_files(self) -> None:
+        self.move(self.server)
+        self.first.fail("vzctl", "destroy", rc=96)
+        self._acts(self.server, {"confirmResize": None})
+        self._wait_for_state_change(self.server, "ERROR")
+        self.assert_at(self.second)
+        self.recover(self.server)
+        self.assert_at(self.second)
+        for end, step in ((1, "destroy"), (0, "start")):
+            ends = self.ends(self.server)
+            self.move(self.server)
+            self.nodes[ends[end]].fail("vzctl", step, rc=96)
+
+            self.revert(self.server, "ERROR")
+            self.recover(self.server)
+
+            assert self.host_of(self.server) == ends[end], step
+            self.assert_at(self.nodes[ends[end]])
+        self.delete(self.server)
 
 
 @pytest.mark.timeout(300)

@@ -68,6 +68,11 @@ class DirectTransfer(transfer.Transfer):
         with self._failing("is_shared"):
             return bool(self._other.paths.private == self._node.paths.private)
 
+    def sees_claim(self, ctid: str, key: str) -> bool:
+        """See Transfer."""
+        with self._failing("sees_claim"):
+            return ctid in self._other.claims.find(key, self._node.host)
+
     def send(
         self,
         ctid: str,
@@ -276,3 +281,18 @@ class TwoHostsTest(ReachableHosts, base.OpenVZFunctionalTest):
         """What servers have left on a host, on their way, too."""
         node = self.nodes[host]
         return [*self.left_on(node), *map(str, node.private_dir.glob(".*"))]
+
+
+class OneDiskTest(TwoHostsTest):
+    """Both hosts have the private areas and the claims of the first one."""
+
+    FAMILY = "4"
+
+    def make_node(self, host: str) -> SimNode:
+        """Make the node of a host."""
+        node = super().make_node(host)
+        first = self.nodes["compute1"]
+        if node is not first:
+            node.set_vz_conf(VE_PRIVATE=f"{first.private_dir}/$VEID")
+            (node.root / "claims").symlink_to(first.root / "claims")
+        return node

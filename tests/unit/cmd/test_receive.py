@@ -21,7 +21,7 @@ import pytest
 
 from ovznovadriver import exception
 from ovznovadriver.cmd import receive
-from ovznovadriver.openvz import incoming, processes, reception
+from ovznovadriver.openvz import ctid, incoming, processes, reception
 from tests.simulator.node import SimNode
 
 KEY = "5d35cf5b-8d1c-4a0e-9b0e-6f8d5f1c0a01"
@@ -100,6 +100,19 @@ def test_a_proof_is_looked_for(
         assert receive.main([*conf, "--protocol=1", "look", name], direct=True) == 0
         assert json.loads(capsys.readouterr().out) == {"found": found}
         (sim4.private_dir / name).unlink(missing_ok=True)
+
+
+def test_what_a_host_has_claimed_for_a_server_is_told(
+    conf: list[str], sim4: SimNode, capsys: pytest.CaptureFixture[str]
+) -> None:
+    claims = sim4.root / "claims"
+    with Path(conf[1]).open("a") as file:
+        file.write(f"lock_dir = {claims}\n")
+    ctid.Claims(str(claims), "host1").claim(KEY, tuple)
+    for host, told in (("host1", ["101"]), ("other", [])):
+        words = [*conf, "--protocol=1", "claims", KEY, host]
+        assert receive.main(words, direct=True) == 0
+        assert json.loads(capsys.readouterr().out) == {"claims": told}
 
 
 def test_another_version_is_refused_before_anything_is_done(

@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,6 +27,7 @@ from nova import exception as nova_exception
 from nova import objects
 from ovznovadriver import exception
 from ovznovadriver.compute import coldmigration, migration, resize
+from ovznovadriver.openvz import ctid as ovz_ctid
 from ovznovadriver.openvz import incoming, transfer
 from ovznovadriver.openvz.container import OvzContainer
 from tests import support
@@ -43,6 +45,7 @@ class Way:
     calls: list
     node = None
     shared = False
+    claims_shared = False
     changes: dict
     failing = ""
 
@@ -62,6 +65,10 @@ class Way:
     def is_shared(self, key):
         self._note("is_shared")
         return self.shared
+
+    def sees_claim(self, ctid, key):
+        self._note("sees_claim")
+        return self.claims_shared
 
     def tree_kb(self, ctid):
         return 100
@@ -196,7 +203,9 @@ def test_another_kind_of_host_is_refused_before_anything_changes(
     assert isinstance(inner, nova_exception.MigrationPreCheckError)
     assert reason in str(inner)
     assert support.subcommands(sim) == []
-    assert _words(ovs.calls) == ["hello"]
+    # Where the files need not be sent they need no room.
+    asked = ["hello", "is_shared"] if "free_kb" in changes else ["hello"]
+    assert _words(ovs.calls) == asked
 
 
 def test_a_server_in_a_disk_image_is_refused_whatever_new_ones_are_in(
@@ -222,6 +231,47 @@ def test_a_node_cannot_hold_a_server_twice_under_its_uuid(boot, leave, way, node
     else:
         leave()
         assert sim.conf(ctid)["NAME"] == f"{support.UUID}-migrated"
+
+
+def test_files_that_the_other_host_can_rename_are_not_sent(
+    boot, leave, way, node, sim, ovs, quiet, saved
+):
+    if node.family.uuid_ctids:
+        pytest.skip("a server has one place there")
+    way.shared = way.claims_shared = True
+    # They need no room there.
+    way.changes = {"free_kb": 0}
+    ctid = boot()
+    quiet()
+
+    said = json.loads(leave())
+
+    assert _words(ovs.calls) == ["hello", "is_shared", "sees_claim", "unplug"]
+    assert sim.state(ctid) == "stopped"
+    assert sim.tree(ctid).is_dir()
+    assert node.claims.has(ctid, ovz_ctid.LENT)
+    assert said == {"version": 2, "key": support.UUID}
+    assert saved == [100]
+
+
+@pytest.mark.parametrize("left", ["incoming", "lent"])
+def test_a_server_that_has_not_got_its_files_yet_does_not_go(
+    boot, leave, node, sim, come, tmp_path, left
+):
+    if left == "lent":
+        if node.family.uuid_ctids:
+            pytest.skip("a server has one place there")
+        shutil.rmtree(_incoming(node))
+        (sim.private_dir / "7000").mkdir()
+        other = ovz_ctid.Claims(node.options.lock_dir, "host2")
+        other.claim_this("7000", support.UUID, tuple)
+        other.note("7000", ovz_ctid.LENT)
+    ctid = boot()
+
+    with pytest.raises(nova_exception.InstanceFaultRollback, match="reboot it hard"):
+        leave()
+
+    assert sim.state(ctid) == "running"
 
 
 def test_the_name_comes_back_with_the_server(sim, boot, cold, instance, node):
@@ -338,7 +388,7 @@ def arrive(cold, instance):
 
     def arriving(said='{"version": 1}', power_on=True):
         meta = objects.ImageMeta.from_dict({})
-        cold.arrive(instance, said, ports.network_info(), meta, power_on)
+        cold.arrive(_record(), instance, said, ports.network_info(), meta, power_on)
 
     return arriving
 
@@ -365,7 +415,7 @@ def test_what_an_earlier_stay_has_left_makes_room(sim, boot, arrive, come):
     assert not (sim.tree(ctid) / "old").exists()
 
 
-@pytest.mark.parametrize("said", ['{"version": 2}', "{}", "[]", ""])
+@pytest.mark.parametrize("said", ['{"version": 3}', "{}", "[]", ""])
 def test_another_version_is_refused(sim, arrive, come, said):
     with pytest.raises(exception.TransferError):
         arrive(said)

@@ -367,6 +367,15 @@ def test_a_shared_disk_is_proven_and_an_own_one_too(two: Two) -> None:
         assert [n for n in os.listdir(sim.private_dir) if n.startswith(".")] == []
 
 
+def test_whether_claims_are_shared_is_seen_by_one(two: Two) -> None:
+    uuid = KEY
+    number = two.here.claims.claim(uuid, tuple)
+    assert not two.transfer.sees_claim(number, uuid)
+    own = transfer.Transfer(two.here, two.server.peer_of(two.sims[0]))
+    assert own.sees_claim(number, uuid)
+    assert not own.sees_claim("999", uuid)
+
+
 @pytest.mark.slow
 def test_discarding_is_done_once_or_twice(two: Two) -> None:
     two.transfer.send(two.ctid, KEY)
