@@ -68,7 +68,12 @@ def _answer(data: bytes) -> None:
     )
     way = transfer.Transfer(node, transfer.Peer(host="host2"))
     said = []
-    for ask in (way.hello, lambda: way.is_shared("key"), lambda: way.discard("key")):
+    for ask in (
+        way.hello,
+        lambda: way.is_shared("key"),
+        lambda: way.sees_claim("101", "key"),
+        lambda: way.discard("key"),
+    ):
         try:
             ask()
         except exception.TransferError as error:
@@ -209,7 +214,7 @@ def _any_entry(store: imagecache.Store, image_id: str) -> imagecache.Entry | Non
 
 def _disk_info(data: bytes) -> None:
     try:
-        coldmigration._check_version(data.decode(errors="replace"))
+        coldmigration._version(data.decode(errors="replace"))
     except exception.TransferError as error:
         str(error)
 
@@ -347,7 +352,7 @@ TARGETS = {
         {
             "an object": broken(
                 coldmigration,
-                "_check_version",
+                "_version",
                 lambda _: lambda text: json.loads(text or "{}").get("version"),
             )
         },
