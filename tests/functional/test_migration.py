@@ -243,6 +243,7 @@ class TestMigrationOnSharedDisk(twohosts.OneDiskTest):
         assert node.state(ctid) == state
         assert self.seen(self.server) == self.tree
 
+    @pytest.mark.slow
     def test_a_server_moves_and_comes_back(self) -> None:
         before = self.first.conf_text(self.ctid)
 
