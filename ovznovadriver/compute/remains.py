@@ -30,7 +30,7 @@ from ovznovadriver import exception
 from ovznovadriver.compute import emptytemplate, imagecache, snapshot
 from ovznovadriver.compute.scene import DOWN, Finding, Scene
 from ovznovadriver.openvz import ctid as ovz_ctid
-from ovznovadriver.openvz import transfer, vzlist
+from ovznovadriver.openvz import procfs, transfer, vzlist
 
 _SCRATCH = re.compile(r"ovz-([0-9]+)-.*")
 
@@ -327,7 +327,7 @@ def downloads(scene: Scene) -> Iterator[Finding]:
 
 def templates(scene: Scene) -> Iterator[Finding]:
     for path, pid in emptytemplate.parts(scene.node):
-        if not ovz_ctid.is_running(pid):
+        if not procfs.is_running(pid):
             yield Finding(
                 "template",
                 str(path),
@@ -344,7 +344,7 @@ def scratch(_scene: Scene) -> Iterator[Finding]:
             and path.is_dir()
             and not path.is_symlink()
             and path.stat().st_uid == os.geteuid()
-            and not ovz_ctid.is_running(int(match[1]))
+            and not procfs.is_running(int(match[1]))
         ):
             yield Finding(
                 "scratch",

@@ -44,7 +44,7 @@ from oslo_concurrency import lockutils
 from oslo_log import log as logging
 
 from ovznovadriver import exception
-from ovznovadriver.openvz import command
+from ovznovadriver.openvz import command, procfs
 
 LOG = logging.getLogger(__name__)
 
@@ -79,25 +79,6 @@ def _boot_id() -> str:
     return pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def _start_time(pid: int) -> int | None:
-    """When a process began, in clock ticks since boot; None when it is gone.
-
-    One that has ended and that its parent has not asked about (a zombie) is gone.
-    """
-    try:
-        stat = pathlib.Path(f"/proc/{pid}/stat").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    # The command's name, in parentheses, may hold anything.
-    fields = stat.rpartition(b")")[2].split()
-    return None if fields[0] in (b"Z", b"X") else int(fields[19])
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process runs, of whatever user."""
-    return _start_time(pid) is not None
-
-
 @dataclasses.dataclass(frozen=True)
 class Owner:
     """Who claimed a CTID.
@@ -118,7 +99,7 @@ class Owner:
     @classmethod
     def this_process(cls, uuid: str, host: str) -> Owner:
         pid = os.getpid()
-        started = _start_time(pid)
+        started = procfs.start_time(pid)
         if started is None:
             raise exception.ClaimError("/proc does not show this process")
         return cls(uuid, host, pid, started, _boot_id())
@@ -144,7 +125,9 @@ class Owner:
 
     def is_alive(self) -> bool:
         """Whether the process that claimed still runs, on this node."""
-        return self.boot_id == _boot_id() and _start_time(self.pid) == self.started
+        return (
+            self.boot_id == _boot_id() and procfs.start_time(self.pid) == self.started
+        )
 
 
 class Claims:

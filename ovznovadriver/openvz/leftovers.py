@@ -25,7 +25,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from ovznovadriver import exception
-from ovznovadriver.openvz import tree
+from ovznovadriver.openvz import procfs, tree
 
 #: As vzctl makes them: others may pass, what is inside decides for itself.
 ROOT_DIR_MODE = 0o755
@@ -90,7 +90,7 @@ def _remove_lock(directory: str, ctid: str) -> None:
     owner = content.split()[:1]
     if not owner or not owner[0].isdigit():
         raise exception.OvzError(f"{path!r} does not say whose lock it is")
-    if os.path.exists(f"/proc/{int(owner[0])}"):
+    if procfs.is_running(int(owner[0])):
         raise exception.OvzError(f"{path!r} is held by process {int(owner[0])}")
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)

@@ -30,6 +30,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ovznovadriver.openvz import procfs
+
 LOG = logging.getLogger(__name__)
 
 #: Bytes that are kept of the beginning, and again of the end, of an output.
@@ -378,12 +380,10 @@ def _processes(run_id: str) -> list[_Process]:
     for entry in filter(str.isdigit, os.listdir("/proc")):
         # Gone meanwhile, or another user's whom this one may not look at.
         with contextlib.suppress(OSError):
-            with open(f"/proc/{entry}/stat", "rb") as file:
-                # The name, in brackets, may hold anything. After it: state,
-                # parent, process group, session (proc(5)).
-                state, *ids = file.read().rpartition(b")")[2].split()[:4]
-            if state not in (b"Z", b"X"):
-                relatives = frozenset(map(int, ids))
+            fields = procfs.fields(int(entry))
+            if fields and fields[0] not in procfs.ENDED:
+                # Parent, process group, session.
+                relatives = frozenset(map(int, fields[1:4]))
                 found.append(_Process(int(entry), relatives, _is_marked(entry, run_id)))
     return found
 

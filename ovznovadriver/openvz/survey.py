@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ovznovadriver import exception
-from ovznovadriver.openvz import incoming, leftovers, swap, tree
+from ovznovadriver.openvz import incoming, leftovers, procfs, swap, tree
 
 #: What this driver keeps of a container beside its configuration.
 OURS = ("nics", "rescue", "resize")
@@ -150,7 +150,7 @@ def _holder(path: str) -> int:
         # It is being written.
         return 1
     pid = int(content[0])
-    return pid if os.path.exists(f"/proc/{pid}") else 0
+    return pid if procfs.is_running(pid) else 0
 
 
 def _read(path: str, limit: int) -> bytes:

@@ -32,7 +32,7 @@ from nova.tests.functional.api import client as api_client
 from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
-from ovznovadriver.openvz import ctid, transfer
+from ovznovadriver.openvz import procfs, transfer
 from tests import ssh
 from tests.chaos import neighbours
 from tests.chaos.world import World
@@ -233,7 +233,7 @@ class Cloud(livehosts.LiveHosts):
             if command.rc is None
         ]
         self.wait_until(
-            "the end of commands", lambda: not any(map(ctid.is_running, began))
+            "the end of commands", lambda: not any(map(procfs.is_running, began))
         )
 
     def heal(self) -> None:

@@ -116,17 +116,22 @@ def test_a_configuration_that_leads_elsewhere_is_not_read(dirs, tmp_path):
 def test_a_lock_says_whether_its_owner_lives(dirs, tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
+    # Nobody has asked about this one yet.
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
     for ctid, text in (
         ("101", f"{os.getpid()}\nstarting\n"),
         ("102", f"{dead.pid}\n"),
         ("103", ""),
+        ("104", f"{ended.pid}\n"),
     ):
         (tmp_path / f"lock/{ctid}.lck").write_text(text)
 
     locks = look(dirs)["locks"]
 
     assert locks["101"] == os.getpid()
-    assert locks["102"] == 0
+    ended.wait()
+    assert locks["102"] == locks["104"] == 0
     # One that says nothing yet is about to.
     assert locks["103"]
 
