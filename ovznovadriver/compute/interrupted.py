@@ -186,6 +186,8 @@ class Moves:
             # It is hidden.
             return None
         if container.ovz_id not in self._scene.seen["sent"]:
+            if not self._has_stopped_leaving(instance, container):
+                return self.end_live_move(instance, container)
             done = self._call_back(instance, container, move)
             self._node.claims.forget(container.ovz_id, ovz_ctid.LEAVING)
             return done
@@ -196,18 +198,31 @@ class Moves:
             " documentation of migration"
         )
 
+    def _has_stopped_leaving(self, instance: Any, container: OvzContainer) -> bool:
+        """End the vzmigrate of a server that goes, where one is still at it.
+
+        :returns: False where it has ended by itself: what it has done by then is in
+            the scene
+        :raises TransferError: it is still at it, and cannot be ended
+        """
+        if not self._scene.holder(container.ovz_id):
+            return True
+        try:
+            self._live.abort(instance)
+        except exception.TransferError:
+            self._scene = Scene(self._node)
+            if self._scene.holder(container.ovz_id):
+                raise
+            return False
+        return True
+
     def _call_back(
         self, instance: Any, container: OvzContainer, move: Any
     ) -> str | None:
-        """Have removed there what came of a server that cannot run there yet, by Nova.
-
-        :raises TransferError: vzmigrate is still at it, and cannot be ended
-        """
-        if container.state not in (State.RUNNING, State.PAUSED):
+        """Have removed there what came of a server that cannot run there yet, by Nova."""
+        if container.refresh() not in (State.RUNNING, State.PAUSED):
             return None
-        if self._scene.holder(container.ovz_id):
-            self._live.abort(instance)
-        else:
+        if not self._scene.holder(container.ovz_id):
             # What vzmigrate has frozen looks like what runs.
             container.thaw()
         rpcapi.ComputeAPI().rollback_live_migration_at_destination(

@@ -12,6 +12,7 @@
 
 """Servers with a task when the service starts."""
 
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -637,6 +638,60 @@ def test_of_a_server_whose_memory_was_not_sent_nothing_stays_there(
     # Nova does the rest.
     assert leaving.server.host == support.HOST
     assert leaving.server.task_state == task_states.MIGRATING
+
+
+@pytest.fixture
+def at_work(sim4, server):
+    """Something that has the container's lock, as vzmigrate has."""
+    with subprocess.Popen(["/bin/sleep", "600"]) as process:
+        (sim4.lock_dir / "101.lck").write_text(f"{process.pid}\n")
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize("sim", ["4"], indirect=True)
+@pytest.mark.parametrize("has_left", [False, True])
+def test_a_vzmigrate_that_has_ended_when_it_is_to_be_ended_is_no_more_in_the_way(
+    sim4, start, leaving, at_work, monkeypatch, has_left
+):
+    sim4.run("vzctl", "chkpnt", "101", "--suspend")
+
+    def abort(self, instance):
+        at_work.kill()
+        at_work.wait()
+        if has_left:
+            conf = sim4.conf_dir / "101.conf"
+            conf.rename(f"{conf}.migrated")
+        raise exception.TransferError("no vzmigrate moves it")
+
+    monkeypatch.setattr(livemigration.LiveMigrations, "abort", abort)
+    monkeypatch.setattr(recovery, "BUSY_WAIT", 0)
+
+    start(leaving.server)
+
+    if has_left:
+        assert leaving.server.host == "host2"
+        assert leaving.asked == []
+    else:
+        assert leaving.asked == [(leaving.server, "host2", True, None)]
+        assert sim4.state("101") == "running"
+
+
+@pytest.mark.parametrize("sim", ["4"], indirect=True)
+def test_a_vzmigrate_that_cannot_be_ended_is_left_alone(
+    sim4, start, leaving, at_work, monkeypatch
+):
+    def abort(self, instance):
+        raise exception.TransferError("its first pass is over")
+
+    monkeypatch.setattr(livemigration.LiveMigrations, "abort", abort)
+    monkeypatch.setattr(recovery, "BUSY_WAIT", 0)
+
+    start(leaving.server)
+
+    assert leaving.asked == []
+    assert leaving.server.host == support.HOST
+    assert at_work.poll() is None
 
 
 @pytest.mark.parametrize("sim", ["4"], indirect=True)
