@@ -85,9 +85,10 @@ class Console:
 
     # -- what happens to the container ----------------------------------------------
 
-    def seen(self, info: vzlist.ContainerInfo, *, expected: bool) -> None:
+    def seen(self, info: vzlist.ContainerInfo, *, begun: float, expected: bool) -> None:
         """What a look at the containers has found.
 
+        :param begun: when the look was begun, by :func:`record.clock`
         :param expected: somebody is about to start it
         """
         if info.state is vzlist.State.UNKNOWN:
@@ -97,7 +98,7 @@ class Console:
             self.ctid = info.ctid
         running = info.state in _RUNNING
         if running:
-            self._runs(info)
+            self._runs(info, begun)
         elif expected and not self._awaited:
             # Its first words are heard by one who listens already.
             self._new_boot()
@@ -115,24 +116,25 @@ class Console:
             self._listen()
         self._save()
 
-    def _runs(self, info: vzlist.ContainerInfo) -> None:
+    def _runs(self, info: vzlist.ContainerInfo, looked: float) -> None:
         # The boot of an awaited container began when its start was announced; one
         # that was suspended has not booted.
         begun = self._awaited or self._record.asleep
-        if begun or self._boots_anew(info):
+        if begun or self._boots_anew(info, looked):
             if not begun:
                 self._new_boot()
             self._record.boot_id = record.boot_id()
+            # The latest that it can have been, as a look may take long.
             self._record.started = record.clock() - (info.uptime or 0)
             self._record.asleep = False
 
-    def _boots_anew(self, info: vzlist.ContainerInfo) -> bool:
+    def _boots_anew(self, info: vzlist.ContainerInfo, looked: float) -> bool:
         same_host_boot = self._record.boot_id == record.boot_id()
         if self._ran is False or not same_host_boot or self._record.started is None:
             return True
         if info.uptime is None:
             return False
-        started = record.clock() - info.uptime
+        started = looked - info.uptime  # at the earliest
         return started - self._record.started > _TOLERANCE
 
     def _new_boot(self) -> None:

@@ -31,7 +31,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ovznovadriver import exception
-from ovznovadriver.console import container, requests
+from ovznovadriver.console import container, record, requests
 from ovznovadriver.console import loop as console_loop
 from ovznovadriver.openvz import command, metadata, processes, vzlist
 
@@ -146,14 +146,16 @@ class Service:
             return
         self._looking = True
         waiting, self._after_look = self._after_look, []
+        begun = record.clock()
         future = self._looker.submit(self._list)
         future.add_done_callback(
-            lambda done: self.loop.soon(lambda: self._looked(done, waiting))
+            lambda done: self.loop.soon(lambda: self._looked(done, begun, waiting))
         )
 
     def _looked(
         self,
         done: concurrent.futures.Future[Sequence[vzlist.ContainerInfo]],
+        begun: float,
         waiting: list[Callable[[], None]],
     ) -> None:
         self._looking = False
@@ -168,11 +170,11 @@ class Service:
             self._works = False
         else:
             self._works = True
-            self._update(infos)
+            self._update(infos, begun)
         for call in waiting:
             call()
 
-    def _update(self, infos: Sequence[vzlist.ContainerInfo]) -> None:
+    def _update(self, infos: Sequence[vzlist.ContainerInfo], begun: float) -> None:
         now = time.monotonic()
         self._expected = {c: t for c, t in self._expected.items() if t > now}
         ours = self._ours(infos)
@@ -180,7 +182,7 @@ class Service:
             console = self._consoles.get(uuid)
             if console is None:
                 console = self._consoles[uuid] = self._console(uuid)
-            console.seen(info, expected=info.ctid in self._expected)
+            console.seen(info, begun=begun, expected=info.ctid in self._expected)
         self._absent = {
             uuid: self._absent.get(uuid, now)
             for uuid in self._consoles.keys() - ours.keys()

@@ -30,7 +30,7 @@ from ovznovadriver.console import ask
 from ovznovadriver.openvz.container import OvzContainer
 from tests import support
 from tests.simulator.node import SimNode
-from tests.unit.console.running import Running, eventually
+from tests.unit.console.running import PATIENCE, Running, eventually
 
 INSTANCE = SimpleNamespace(uuid=support.UUID)
 
@@ -49,8 +49,11 @@ def service(sim4: SimNode) -> Iterator[Running]:
 
 
 @pytest.fixture
-def consoles(service: Running, container: OvzContainer) -> console.Consoles:
+def consoles(
+    service: Running, container: OvzContainer, monkeypatch: pytest.MonkeyPatch
+) -> console.Consoles:
     """What a driver has, told of the starts."""
+    monkeypatch.setattr(ask.ask, "__defaults__", (PATIENCE,))
     made = console.Consoles(service.socket)
     container.node.vzctl.witness = made
     container.node.vzctl.start(container.ovz_id)

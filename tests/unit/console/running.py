@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -26,7 +27,7 @@ from ovznovadriver.console import ask
 from tests import support
 from tests.simulator.node import SimNode
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 def eventually(look: Callable[[], Any], what: str = "it") -> Any:
@@ -36,6 +37,14 @@ def eventually(look: Callable[[], Any], what: str = "it") -> Any:
         assert time.monotonic() < deadline, f"{what} did not happen"
         time.sleep(0.01)
     return found
+
+
+def own_ports(first: int) -> range:
+    """Ports that no other process of a test run chooses: one that its service has
+    given back is still free when it wants it again.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    return range(first, first + 1000)[int(worker) % 40 * 25 :][:25]
 
 
 class Running:
@@ -66,11 +75,13 @@ class Running:
             "program_dirs": sim.bin_dir,
         }
         lines = [f"{key} = {value}" for key, value in {**usual, **options}.items()]
+        ports = own_ports(21000)
         self.config.write_text(
             "\n".join(
                 (
                     f"[DEFAULT]\nhost = {host}",
-                    "[serial_console]\nenabled = true\nport_range = 21000:22000",
+                    "[serial_console]\nenabled = true",
+                    f"port_range = {ports.start}:{ports.stop}",
                     "[openvz]",
                     *lines,
                 )

@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import itertools
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from ovznovadriver import exception
 from ovznovadriver.console import clients as console_clients
 from ovznovadriver.console import loop as console_loop
+from tests.unit.console.running import PATIENCE, own_ports
 
 LOCAL = "127.0.0.1"
 
@@ -49,12 +50,12 @@ def clients(loop: console_loop.Loop, typed: Typed) -> Iterator[console_clients.C
 
 @pytest.fixture
 def port(clients: console_clients.Clients) -> int:
-    return clients.listen(LOCAL, range(23000, 24000))
+    return clients.listen(LOCAL, own_ports(23000))
 
 
 def _connect(loop: console_loop.Loop, port: int) -> socket.socket:
-    sock = socket.create_connection((LOCAL, port), 5)
-    loop.turn(5)
+    sock = socket.create_connection((LOCAL, port), PATIENCE)
+    loop.turn(PATIENCE)
     return sock
 
 
@@ -83,12 +84,12 @@ def test_all_see_all_and_each_can_type(
     clients.show(b"\x00login\xff: ")
     assert one.recv(100) == two.recv(100) == b"\x00login\xff: "
     one.sendall(b"a")
-    loop.turn(5)
+    loop.turn(PATIENCE)
     two.sendall(b"b")
-    loop.turn(5)
+    loop.turn(PATIENCE)
     assert typed.data == b"ab"
     one.close()
-    loop.turn(5)
+    loop.turn(PATIENCE)
     clients.show(b"x")
     assert two.recv(100) == b"x"
     two.close()
@@ -128,7 +129,7 @@ def test_paused_clients_are_not_read(
     loop.turn(0.05)
     assert typed.data == b""
     clients.pause(False)
-    loop.turn(5)
+    loop.turn(PATIENCE)
     assert typed.data == b"wait"
     sock.close()
 
@@ -192,7 +193,8 @@ def test_when_no_descriptor_is_left_it_rests(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(console_clients, "_PAUSE", 0.05)
+    rests: list[Callable[[], None]] = []
+    monkeypatch.setattr(loop, "later", lambda _seconds, call: rests.append(call))
 
     class Exhausted:
         def __init__(self, real: socket.socket) -> None:
@@ -207,12 +209,15 @@ def test_when_no_descriptor_is_left_it_rests(
     real = clients._listener
     assert real is not None
     monkeypatch.setattr(clients, "_listener", Exhausted(real))
-    sock = socket.create_connection((LOCAL, port), 5)
-    for _ in range(3):
+    sock = socket.create_connection((LOCAL, port), PATIENCE)
+    loop.turn(PATIENCE)
+    for _ in range(2):
         loop.turn(0)
     assert len(caplog.records) == 1
     monkeypatch.setattr(clients, "_listener", real)
+    (go_on,) = rests
+    go_on()
     while not clients._clients:
-        loop.turn(5)
+        loop.turn(PATIENCE)
     assert len(caplog.records) == 1
     sock.close()

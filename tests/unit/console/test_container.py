@@ -25,10 +25,11 @@ from ovznovadriver.console import container, record
 from ovznovadriver.console import loop as console_loop
 from ovznovadriver.openvz import processes, vzlist
 from ovznovadriver.openvz.vzlist import State
-from tests.unit.console.running import PATIENCE
+from tests.unit.console.running import PATIENCE, own_ports
 
 UUID = "5d35cf5b-8d1c-4a0e-9b0e-6f8d5f1c0a01"
 ENV = {"PATH": "/usr/bin:/bin"}
+PORTS = own_ports(24000)
 
 
 class Host:
@@ -37,7 +38,7 @@ class Host:
     def __init__(self, loop: console_loop.Loop, directory: Path) -> None:
         self.loop = loop
         self.settings = container.Settings(
-            str(directory), 10_000, "127.0.0.1", (24000, 25000)
+            str(directory), 10_000, "127.0.0.1", (PORTS.start, PORTS.stop)
         )
         self.script = "exec cat"
         self.started: list[str] = []
@@ -106,8 +107,10 @@ def _see(
     *,
     expected: bool = False,
     ctid: str = "101",
+    took: float = 0,
 ) -> None:
-    console.seen(_info(state, uptime, ctid), expected=expected)
+    begun = record.clock() - took
+    console.seen(_info(state, uptime, ctid), begun=begun, expected=expected)
 
 
 def test_it_is_read_from_start_to_stop_by_one(host: Host, now: list[float]) -> None:
@@ -173,6 +176,20 @@ def test_a_new_boot_begins_a_new_log_and_a_new_reader(
     assert (len(host.started), host.readers) == (2, 1)
 
 
+def test_a_look_that_takes_long_is_no_boot(host: Host, now: list[float]) -> None:
+    console = host.console()
+    _see(console, uptime=50, took=20)
+    host.say(console, b"first")
+    for took in (0, 60, 0):
+        now[0] += 100
+        # It took a while until what vzlist had said was looked at.
+        _see(console, uptime=int(now[0] - 950 - took), took=took)
+        assert console.output(100) == b"first"
+    now[0] += 100
+    _see(console, uptime=20, took=60)
+    assert console.output(100) == b""
+
+
 @pytest.mark.parametrize("uptime", [None, 1])
 def test_a_stop_in_between_tells_a_boot_whatever_the_uptime(
     host: Host, now: list[float], uptime: int | None
@@ -210,10 +227,10 @@ def test_a_service_that_restarts_knows_the_boot_again(
     console = host.console()
     _see(console, uptime=50)
     host.say(console, b"first")
-    console._record.port = 24500  # others were in use when it was chosen
+    console._record.port = PORTS[-1]  # others were in use when it was chosen
     port = console.port()
     console.close()
-    assert (port, host.readers) == (24500, 0)
+    assert (port, host.readers) == (PORTS[-1], 0)
     now[0] += 30
     console = host.console()
     _see(console, uptime=80)
@@ -313,14 +330,15 @@ def test_a_reader_that_cannot_be_started_is_tried_again(
 
 
 def test_input_waits_while_the_container_does_not_read(
-    host: Host, now: list[float]
+    host: Host, now: list[float], tmp_path: Path
 ) -> None:
     console = host.console()
-    host.script = "read line; exec cat > /dev/null"
+    go_on = tmp_path / "go-on"
+    host.script = f"until [ -e {go_on} ]; do sleep 0.01; done; exec cat > /dev/null"
     _see(console)
     console._typed(b"x" * 200_000)
     assert console._clients.paused
-    console._typed(b"\n")
+    go_on.touch()
     host.until(lambda: not console._clients.paused)
 
 

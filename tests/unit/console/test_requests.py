@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
 import threading
@@ -28,6 +29,9 @@ import pytest
 from ovznovadriver import exception
 from ovznovadriver.console import ask, requests
 from ovznovadriver.console import loop as console_loop
+from tests.unit.console.running import PATIENCE
+
+_ask = functools.partial(ask.ask, limit=PATIENCE)
 
 
 def _handle(request: dict[str, Any], reply: requests.Reply) -> None:
@@ -64,7 +68,7 @@ def serve(short_path: Path) -> Iterator[Serve]:
     yield start
     loop.stop()
     for thread in threads:
-        thread.join(10)
+        thread.join(PATIENCE)
     for server in servers:
         server.close()
         assert not os.path.exists(server._path)
@@ -74,14 +78,14 @@ def serve(short_path: Path) -> Iterator[Serve]:
 def test_a_request_is_answered(serve: Serve) -> None:
     path = serve()
     text = "x\udcff" * 30000
-    assert ask.ask(path, {"do": "echo", "text": text})["echo"] == text
+    assert _ask(path, {"do": "echo", "text": text})["echo"] == text
 
 
 @pytest.mark.parametrize("name", ["ConsoleUnknown", "NoFreePort", "ConsoleError"])
 def test_an_error_of_ours_arrives_as_such(serve: Serve, name: str) -> None:
     path = serve()
     with pytest.raises(getattr(exception, name), match="why") as caught:
-        ask.ask(path, {"do": "fail", "error": name})
+        _ask(path, {"do": "fail", "error": name})
     assert type(caught.value).__name__ == name
 
 
@@ -89,7 +93,7 @@ def test_an_error_of_ours_arrives_as_such(serve: Serve, name: str) -> None:
 def test_other_errors_are_told_too(serve: Serve, request_: dict[str, Any]) -> None:
     path = serve()
     with pytest.raises(exception.ConsoleError):
-        ask.ask(path, request_)
+        _ask(path, request_)
 
 
 @pytest.mark.parametrize(
@@ -100,11 +104,11 @@ def test_what_is_no_request_is_refused_and_the_next_is_served(
 ) -> None:
     path = serve()
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(10)
+        sock.settimeout(PATIENCE)
         sock.connect(path)
         sock.sendall(data)
         assert b"bad request" in sock.recv(65536)
-    assert ask.ask(path, {"do": "echo", "text": 1}) == {"echo": 1}
+    assert _ask(path, {"do": "echo", "text": 1}) == {"echo": 1}
 
 
 def test_a_request_that_is_too_long_is_cut_off(
@@ -113,7 +117,7 @@ def test_a_request_that_is_too_long_is_cut_off(
     monkeypatch.setattr(ask, "REQUEST_LIMIT", 1000)
     path = serve()
     with pytest.raises(exception.ConsoleError):
-        ask.ask(path, {"do": "echo", "text": "x" * 200_000})
+        _ask(path, {"do": "echo", "text": "x" * 200_000})
 
 
 def test_a_service_that_is_silent_is_not_waited_for(serve: Serve) -> None:
@@ -131,16 +135,14 @@ def test_a_service_that_drips_is_not_waited_for(short_path: Path) -> None:
         def drip() -> None:
             sock, _ = listener.accept()
             with sock, contextlib.suppress(BrokenPipeError):
-                for _ in range(500):
+                while True:
                     sock.sendall(b" ")
                     time.sleep(0.01)
 
         thread = threading.Thread(target=drip)
         thread.start()
-        began = time.monotonic()
         with pytest.raises(exception.ConsoleError, match=r"timed out|no answer"):
             ask.ask(path, {"do": "echo"}, limit=0.1)
-        assert time.monotonic() - began < 3
         thread.join()
 
 
@@ -150,7 +152,7 @@ def test_one_that_asks_nothing_is_closed(
     monkeypatch.setattr(requests, "TIME_LIMIT", 0.1)
     path = serve()
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(10)
+        sock.settimeout(PATIENCE)
         sock.connect(path)
         assert sock.recv(10) == b""
 
@@ -164,19 +166,19 @@ def test_when_all_connections_are_taken_the_next_waits_for_one(
         sock.connect(path)
         with pytest.raises(exception.ConsoleError):
             ask.ask(path, {"do": "echo", "text": 1}, limit=0.2)
-    assert ask.ask(path, {"do": "echo", "text": 1}, limit=10) == {"echo": 1}
+    assert _ask(path, {"do": "echo", "text": 1}) == {"echo": 1}
 
 
 def test_without_a_service_there_is_a_clear_error(short_path: Path) -> None:
     with pytest.raises(exception.ConsoleError, match="is ovz-console running"):
-        ask.ask(str(short_path / "none"), {"do": "echo"})
+        _ask(str(short_path / "none"), {"do": "echo"})
 
 
 def test_a_socket_that_was_left_is_replaced(serve: Serve, short_path: Path) -> None:
     (short_path / "run").mkdir()
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(short_path / "run" / "s"))
-    assert ask.ask(serve(), {"do": "echo", "text": 1}) == {"echo": 1}
+    assert _ask(serve(), {"do": "echo", "text": 1}) == {"echo": 1}
 
 
 def test_only_root_may_ask_without_a_group(serve: Serve) -> None:

@@ -18,6 +18,7 @@ import base64
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -28,7 +29,7 @@ from typing import Any
 import pytest
 
 from ovznovadriver import exception
-from ovznovadriver.console import ask
+from ovznovadriver.console import ask, record
 from ovznovadriver.console import container as container_
 from ovznovadriver.console import service as console_service
 from ovznovadriver.openvz import metadata, privileged, processes, vzctl, vzlist
@@ -37,6 +38,7 @@ from ovznovadriver.openvz.container import OvzContainer
 from tests import support
 from tests.simulator.node import SimNode
 from tests.unit.console.running import PATIENCE, Client, Running, eventually
+from tests.unit.openvz.processes import lives
 
 PROJECT = Path(__file__).parents[3]
 
@@ -60,7 +62,7 @@ def running(service: Running, container: OvzContainer) -> OvzContainer:
 def _readers(sim: SimNode) -> list[int]:
     """Processes that read consoles now."""
     calls = [c for c in sim.commands("vzctl", "console") if c.rc is None]
-    return [c.pid for c in calls if os.path.exists(f"/proc/{c.pid}")]
+    return [c.pid for c in calls if lives(c.pid)]
 
 
 def test_a_typed_command_is_answered_and_the_log_has_both(
@@ -351,10 +353,44 @@ def test_what_is_asked_during_a_look_is_answered_by_the_next_one(
     try:
         assert first.wait(PATIENCE)
         request = {"do": "output", "uuid": support.UUID, "limit": 1}
-        assert ask.ask(path, request) == {"output": ""}
+        assert ask.ask(path, request, PATIENCE) == {"output": ""}
     finally:
         service.stop()
         thread.join(PATIENCE)
+
+
+def test_looks_that_take_long_are_no_boots(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tag = metadata.encode(metadata.Tag(support.HOST, "web-1", "7", support.UUID))
+    now = [1000.0]
+    monkeypatch.setattr(record, "clock", lambda: now[0])
+    looks: list[float] = []
+    readers: list[str] = []
+
+    def look() -> tuple[vzlist.ContainerInfo, ...]:
+        looks.append(now[0])
+        uptime = int(now[0] - 950)
+        now[0] += 10 * len(looks)
+        running = vzlist.State.RUNNING
+        return (vzlist.ContainerInfo("101", running, tag, uptime=uptime),)
+
+    def start(ctid: str) -> processes.Terminal:
+        readers.append(ctid)
+        return processes.start_on_terminal(["/bin/cat"], env={})
+
+    settings = container_.Settings(str(short_path / "logs"), 1000, None, (1, 2))
+    path = str(short_path / "s")
+    options = console_service.Options(support.HOST, path, "", 0.01, settings)
+    service = console_service.Service(options, look, start)
+    thread = threading.Thread(target=service.run)
+    thread.start()
+    try:
+        eventually(lambda: len(looks) > 4, "the fifth look")
+    finally:
+        service.stop()
+        thread.join(PATIENCE)
+    assert readers == ["101"]
 
 
 def _never(ctid: str) -> processes.Terminal:
@@ -386,6 +422,12 @@ def test_a_log_directory_that_others_can_write_is_refused(
         Running(sim, short_path)
 
 
+def _is_served(path: Path) -> bool:
+    """Whether a socket takes connections: its owner and mode are right by then."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        return sock.connect_ex(str(path)) == 0
+
+
 @once
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_members_of_the_group_may_ask_and_others_not(
@@ -407,7 +449,7 @@ def test_members_of_the_group_may_ask_and_others_not(
         stderr=subprocess.DEVNULL,
     ) as process:
         try:
-            eventually((short_path / "run/s").exists, "the socket")
+            eventually(lambda: _is_served(short_path / "run/s"), "the socket")
             codes = [
                 subprocess.run(
                     ["/usr/bin/python3", "-c", client, short_path / "run/s"],
@@ -455,7 +497,7 @@ def test_a_malformed_request_is_refused(
     service: Running, request_: dict[str, object]
 ) -> None:
     with pytest.raises(exception.ConsoleError, match="bad request"):
-        ask.ask(service.socket, request_)
+        ask.ask(service.socket, request_, PATIENCE)
 
 
 @contextlib.contextmanager
