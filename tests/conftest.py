@@ -10,6 +10,8 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
+import os
+
 import hypothesis
 
 # Nova must set up its threads before any module imports eventlet, which
@@ -17,6 +19,11 @@ import hypothesis
 from tests import functional  # noqa: F401 - importing it is what it is for
 from tests.families import pytest_collection_modifyitems  # noqa: F401 - a hook
 
-# How long an example takes says how busy the machine is.
-hypothesis.settings.register_profile("ovz", deadline=None)
+# Whatever the user's is: the tests make files that others may read.
+os.umask(0o022)
+
+# How long an example takes, or its making, says how busy the machine is.
+hypothesis.settings.register_profile(
+    "ovz", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("ovz")

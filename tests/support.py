@@ -17,12 +17,15 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ovznovadriver.openvz import command, hostends, resources, vzctl
+from ovznovadriver.openvz import command, hostends, processes, resources, vzctl
 from ovznovadriver.openvz import node as ovz_node
 from ovznovadriver.openvz.container import OvzContainer
 from tests.simulator.node import Family, SimNode
+
+if TYPE_CHECKING:
+    import pytest
 
 HOST = "host1"
 UUID = "5d35cf5b-8d1c-4a0e-9b0e-6f8d5f1c0a01"
@@ -147,6 +150,23 @@ def traces(sim: SimNode, node: ovz_node.Node) -> dict[str, list[str]]:
 def _is_furniture(name: str) -> bool:
     # CTID 0 is the host itself.
     return name.endswith(".conf-sample") or name in (".lock", "0.conf")
+
+
+def end_what_hangs(sim: SimNode, patch: pytest.MonkeyPatch) -> None:
+    """Let a command's time be over when it hangs by order, and no other's ever."""
+
+    def ordered() -> bool:
+        return any((sim.root / "sim/faults").glob("*.json"))
+
+    def wait(process: Any, streams: Any, _deadline: float) -> bool:
+        hangs = ordered()
+        while process.poll() is None:
+            if hangs and not ordered():
+                return False
+            streams.move(0.01)
+        return True
+
+    patch.setattr(processes, "_wait", wait)
 
 
 def script(path: Path, *lines: str) -> Path:

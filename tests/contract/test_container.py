@@ -26,6 +26,7 @@ from ovznovadriver.openvz.container import OvzContainer, OvzContainers
 from ovznovadriver.openvz.hostends import HostEnd
 from ovznovadriver.openvz.vzctl import Settings, Veth
 from ovznovadriver.openvz.vzlist import State
+from tests import support
 from tests.contract import rootfs
 from tests.contract.conftest import Bench
 from tests.simulator.node import SimNode
@@ -335,11 +336,12 @@ def test_one_that_is_half_there_is_found_and_deleted(seeing: Bench, kind: str) -
 
 @pytest.mark.parametrize("detached", [False, True])
 def test_a_stop_that_hangs_is_ended_and_the_state_read_anew(
-    sim: SimNode, living: Bench, detached: bool
+    sim: SimNode, living: Bench, monkeypatch: pytest.MonkeyPatch, detached: bool
 ) -> None:
     made = living.container()
     made.start()
     sim.hang("vzctl", "stop", detached=detached)
+    support.end_what_hangs(sim, monkeypatch)
     with pytest.raises(exception.CommandTimedOut) as caught:
         made.stop(timeout=1)
     assert caught.value.exit_code is None
@@ -351,10 +353,13 @@ def test_a_stop_that_hangs_is_ended_and_the_state_read_anew(
     _assert_gone(living, made)
 
 
-def test_a_creation_that_hangs_is_ended_and_undone(sim: SimNode, seeing: Bench) -> None:
+def test_a_creation_that_hangs_is_ended_and_undone(
+    sim: SimNode, seeing: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Only `set` has this limit: what undoes it has all the time it needs.
     seeing.vzctl.limits = dataclasses.replace(seeing.vzctl.limits, command=1)
     sim.hang("vzctl", "set")
+    support.end_what_hangs(sim, monkeypatch)
     with pytest.raises(exception.CommandTimedOut):
         seeing.container()
     assert OvzContainers.list_vz_artifacts(seeing.node) == []

@@ -192,7 +192,7 @@ class OpenVZFunctionalTest(
     NEUTRON: type[cloud_fixtures.Neutron] = cloud_fixtures.Neutron
     OPEN_VSWITCH: type[cloud_fixtures.OpenVSwitch] = cloud_fixtures.OpenVSwitch
     #: Longest wait for a server to come to a state, in seconds.
-    PATIENCE = 40.0
+    PATIENCE = 90.0
 
     def setUp(self) -> None:
         self._choose_driver()

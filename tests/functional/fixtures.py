@@ -245,7 +245,7 @@ class Neutron(nova_fixtures.NeutronFixture):
     def setUp(self) -> None:
         super().setUp()
         # Nova's fixture turns waiting for Neutron off.
-        self.test.flags(vif_plugging_timeout=20, vif_plugging_is_fatal=True)
+        self.test.flags(vif_plugging_timeout=100, vif_plugging_is_fatal=True)
 
     def create_port(self, body: dict[str, Any] | None = None) -> dict[str, Any]:
         request = (body or {"port": {}})["port"]

@@ -40,8 +40,9 @@ from nova.tests.functional.api import client as api_client
 from websockify import websocket
 
 from nova import exception as nova_exception
+from ovznovadriver.console import ask
 from tests.functional import base
-from tests.unit.console.running import Running
+from tests.unit.console.running import PATIENCE, Running
 
 CONF = nova.conf.CONF
 
@@ -116,7 +117,7 @@ class Terminal:
         self._socket.sendmsg(text)
 
     def wait_for(self, text: bytes) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while text not in self.seen:
             assert time.monotonic() < deadline, self.seen[-300:]
             if self._socket.pending() or select.select([self._socket], [], [], 1)[0]:
@@ -136,6 +137,7 @@ class ConsoleTests:
     def setUp(self) -> None:
         super().setUp()
         self.flags(enabled=True, group="serial_console")
+        self.useFixture(fixtures.MockPatchObject(ask.ask, "__defaults__", (PATIENCE,)))
 
     def make_node(self, host: str) -> Any:
         """A node has a console service before it has a compute service."""
@@ -260,7 +262,8 @@ class TestConsoleWithVzctl4(ConsoleTests, base.OpenVZFunctionalTest):
         self.addCleanup(terminal.close)
         terminal.type(b"echo a$((40+2))b\r")
         self.wait_until("the end", lambda: _is_closed(terminal))
-        assert isinstance(proxy.errors[0], nova_exception.InvalidToken)
+        errors = self.wait_until("the reason", lambda: proxy.errors)
+        assert isinstance(errors[0], nova_exception.InvalidToken)
         assert "echo" not in self.output(server)
 
     @pytest.mark.slow

@@ -113,7 +113,7 @@ class Guest:
             finally:
                 child.kill()
 
-    def reaches(self, address: str, seconds: float = 5) -> bool:
+    def reaches(self, address: str, seconds: float = 60) -> bool:
         """Whether an address answers to ping."""
         return bool(self.wire("ping", address, str(seconds)))
 

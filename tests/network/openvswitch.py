@@ -67,7 +67,7 @@ class Switch:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=100,
         )
         assert done.returncode == 0, f"{program} {' '.join(words)}: {done.stderr}"
         return done.stdout

@@ -27,6 +27,9 @@ from tests.network.guest import Guest
 from tests.network.openvswitch import devname_of
 
 #: Kilobytes a second, to the guest and from it.
+# Of a busy machine, each of many measurements may take all its tries.
+pytestmark = pytest.mark.timeout(300)
+
 INBOUND, OUTBOUND = 3000, 1500
 HOST_ADDRESS = "192.0.2.1"
 GUEST_ADDRESS = "192.0.2.2"
@@ -89,7 +92,7 @@ class Bandwidth(NetworkTest):
     ) -> float:
         """Kilobytes a second. A machine that is busy otherwise is given more time."""
         found = 0.0
-        for seconds in (1.5, 3, 6):
+        for seconds in (1.5, 3, 6, 12):
             found = sender.throughput(receiver, address, seconds) / 1000
             if found == near(expected):
                 break

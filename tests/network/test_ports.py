@@ -141,7 +141,7 @@ class TestSpoofing(Ports):
         }
         # The switch keeps their order: what is not there before the last one does
         # not come any more.
-        with self.guest(two).wiring("listen", "eth0", marks["own"].hex(), "5") as seen:
+        with self.guest(two).wiring("listen", "eth0", marks["own"].hex(), "60") as seen:
             texts = [frame.hex() for frame in frames.values()]
             self.guest(three).wire("frames", "eth0", *texts)
         return {

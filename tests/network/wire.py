@@ -80,7 +80,7 @@ def receive(port: str, seconds: str) -> float:
     """Bytes a second that a TCP sender gets through, once it has found its pace."""
     with socket.create_server(("", int(port))) as server:
         print("ready", flush=True)
-        server.settimeout(20)
+        server.settimeout(60)
         peer, _ = server.accept()
     with peer:
         peer.settimeout(20)

@@ -471,7 +471,9 @@ class SimNode(Orders):
         path = self.root / "sim/log.jsonl"
         if not path.exists():
             return []
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        # Of a line that is just being written, the first part may be there.
+        whole, _, _ = path.read_text().rpartition("\n")
+        return [json.loads(line) for line in whole.splitlines()]
 
     def clear_commands(self) -> None:
         """Forgets the calls so far."""

@@ -20,6 +20,10 @@ from typing import Literal
 When = Literal["before", "after"]
 
 
+#: More calls than anybody makes.
+_MANY = 10**6
+
+
 class Orders:
     """Orders for the tools of a node, that lie on its disk until they strike.
 
@@ -88,8 +92,9 @@ class Orders:
         """The nth clean stop takes so long, in a child with a session of its own.
 
         The child holds the lock. When its parent is killed, it still ends the
-        container, which stays mounted. STOP_TIMEOUT limits it.
+        container, which stays mounted. STOP_TIMEOUT limits it, and go_on() ends it.
         """
+        (self.root / "sim/go-on").unlink(missing_ok=True)
         self._order(
             "vzctl", "stop", ctid, nth, "before",
             action="slow", detached=True, seconds=seconds,
@@ -121,8 +126,19 @@ class Orders:
         self._order("", "", "", nth, when, action="crash", pid=pid, outlives=outlives)
 
     def go_on(self) -> None:
-        """Has a call that has outlived its service do its work."""
+        """Has a call that has outlived its service do its work, or a slow stop end."""
         (self.root / "sim/go-on").touch()
+
+    def count(self) -> None:
+        """Begins to count the calls that crash() counts; no fault is to be ordered."""
+        self._order("", "", "", _MANY, "before", action="count")
+
+    def counted(self) -> int:
+        """How many calls there were since count(), which ends with this."""
+        (path,) = (self.root / "sim/faults").glob("*.json")
+        left: int = json.loads(path.read_text())["nth"]
+        path.unlink()
+        return _MANY - left
 
     def clear_faults(self) -> None:
         """Forgets faults that have not struck."""

@@ -128,6 +128,8 @@ def stop_in_child(
 ) -> State:
     """Ends a container after some time, in a child with a session of its own.
 
+    It ends it at once when it is told to go on.
+
     The child holds the lock; when its parent is killed it still ends the container,
     which then stays mounted.
 
@@ -138,9 +140,7 @@ def stop_in_child(
         os.setsid()
         if lock is not None:
             lock.hand_to(os.getpid())
-        until = time.monotonic() + seconds
-        while time.monotonic() < until and os.path.isdir(host.root):
-            time.sleep(_LOOK)
+        _wait(host, host.sim("go-on"), seconds)
         State(host, ctid).stopped()
         if lock is not None:
             lock.release()
@@ -168,8 +168,8 @@ def _hang(host: Host, detached: bool, lock: ContainerLock | None) -> None:
     raise base.Exit(base.UNMODELLED, "ovzsim: nobody ended this hanging command\n")
 
 
-def _wait(host: Host, end: str = "") -> None:
-    until = time.monotonic() + LONGEST_HANG
+def _wait(host: Host, end: str = "", seconds: float = LONGEST_HANG) -> None:
+    until = time.monotonic() + seconds
     while time.monotonic() < until and os.path.isdir(host.root):
         if end and os.path.exists(end):
             return

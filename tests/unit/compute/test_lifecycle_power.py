@@ -13,6 +13,7 @@
 """A server's states, over both families of vzctl."""
 
 import subprocess
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -21,7 +22,7 @@ from nova.compute import power_state
 from nova import exception as nova_exception
 from ovznovadriver import exception
 from ovznovadriver.compute import host, lifecycle, servers
-from ovznovadriver.openvz import vzctl
+from ovznovadriver.openvz import utils, vzctl
 from tests import support
 from tests.unit.compute import ports
 
@@ -42,10 +43,11 @@ def test_a_server_has_its_time_to_stop(sim, life, boot, instance):
 
 
 def test_a_clean_stop_that_passes_its_limit_is_followed_by_a_kill(
-    sim, life, boot, instance
+    sim, life, boot, instance, monkeypatch
 ):
     ctid = boot()
     sim.hang("vzctl", "stop", detached=True)
+    support.end_what_hangs(sim, monkeypatch)
 
     life.power_off(instance, timeout=1)
 
@@ -57,10 +59,17 @@ def test_a_clean_stop_that_passes_its_limit_is_followed_by_a_kill(
     assert sim.state(ctid) == "stopped"
 
 
-def test_a_stop_in_progress_is_waited_for(sim, life, boot, instance):
+def test_a_stop_in_progress_is_waited_for(sim, life, boot, instance, monkeypatch):
     ctid = boot()
-    sim.slow_stop(1.5)
+    sim.slow_stop(3600)
     with subprocess.Popen([sim.bin_dir / "vzctl", "stop", ctid]) as other:
+
+        def pause(_seconds):
+            sim.go_on()
+            other.wait(LIMIT)
+
+        clock = SimpleNamespace(sleep=pause, monotonic=time.monotonic)
+        monkeypatch.setattr(utils, "time", clock)
         while not (sim.lock_dir / f"{ctid}.lck").exists():
             assert other.poll() is None
 
@@ -169,12 +178,13 @@ def test_a_hard_reboot_ends_a_resize_that_was_interrupted(life, boot, instance, 
 
 
 def test_a_soft_reboot_that_passes_its_limit_becomes_a_hard_one(
-    sim, net, boot, image, instance
+    sim, net, boot, image, instance, monkeypatch
 ):
     boot()
     limits = vzctl.TimeLimits(stop=1)
     life = lifecycle.Lifecycle(support.open_node(sim, limits=limits), net, None)
     sim.hang("vzctl", "stop")
+    support.end_what_hangs(sim, monkeypatch)
 
     life.reboot(instance, ports.network_info(), hard=False)
 

@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import time
 
@@ -24,6 +25,13 @@ def lives(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return stat.rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+
+
+def open_descriptors() -> set[str]:
+    """This process's open descriptors. Of what earlier tests have left, some may be
+    closed at any time, by the garbage collector: what is new is a leak.
+    """
+    return set(os.listdir("/proc/self/fd"))
 
 
 class Pids:

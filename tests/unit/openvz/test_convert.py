@@ -23,6 +23,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -270,9 +271,17 @@ def test_as_much_as_the_limit_passes(
 
 
 def test_the_time_limit_ends_the_program_and_what_it_started(
-    programs: pathlib.Path, written: Callable[[bytes], str]
+    programs: pathlib.Path,
+    written: Callable[[bytes], str],
+    time_is_over: Callable[[Callable[[], object]], None],
 ) -> None:
     pid = programs / "pid"
+
+    def started() -> None:
+        while not pid.exists() or not pid.read_text():
+            time.sleep(0.01)
+
+    time_is_over(started)
     stand_in(
         programs,
         "guestfish",
@@ -280,7 +289,7 @@ def test_the_time_limit_ends_the_program_and_what_it_started(
         "else: os.setsid()\ntime.sleep(600)",
     )
     with pytest.raises(exception.ImageUnsuitable, match="image_conversion_timeout"):
-        converted(written(mbr()), "raw", timeout=2)
+        converted(written(mbr()), "raw")
     assert not lives(int(pid.read_text()))
 
 

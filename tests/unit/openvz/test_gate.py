@@ -27,15 +27,18 @@ import pytest
 
 from ovznovadriver.openvz import gate
 
-LIMIT = 30.0
+LIMIT = 60.0
 #: Says a word, sends back what it gets, and ends with a code of its own.
 ECHO = "echo hello; while read line; do echo got $line; done; exit 7"
 
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[socket.socket]:
+    # The path of a socket may have 107 bytes only; that of a descriptor is short.
+    directory = os.open(tmp_path, os.O_RDONLY)
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "s"))
+        listener.bind(f"/proc/self/fd/{directory}/s")
+        os.close(directory)
         listener.listen(1)
         listener.settimeout(LIMIT)
         yield listener

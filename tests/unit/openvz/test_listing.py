@@ -17,7 +17,6 @@ from __future__ import annotations
 import os
 import resource
 import shutil
-import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +26,7 @@ import pytest
 from ovznovadriver import exception
 from ovznovadriver.openvz import listing
 from ovznovadriver.openvz.tree import OPEN_DIR
+from tests.unit.openvz import hostile
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can do this")
 
@@ -194,8 +194,7 @@ def test_a_tree_deeper_than_any_path_is_refused(top: Path) -> None:
 
 
 def test_nothing_is_opened_that_would_block(top: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(str(top / "socket"))
+    hostile.PLANTS["socket"](top / "socket", top)
     assert listed(top).entries == 9
 
 

@@ -220,6 +220,7 @@ def test_a_root_helper_that_hangs_is_not_waited_for_for_ever(
     output = _script(
         tmp_path,
         """
+        import time
         privsep.START_LIMIT = 0.5
         priv_context.init([str(directory / "sudo")])
         for _ in range(2):
@@ -227,6 +228,8 @@ def test_a_root_helper_that_hangs_is_not_waited_for_for_ever(
                 executor.check()
             except exception.PrivilegeError as error:
                 print("error:", error, flush=True)
+        while not os.listdir(directory / "pids"):
+            time.sleep(0.01)
         os._exit(0)
         """,
     )
@@ -315,11 +318,12 @@ def test_a_failed_start_is_tried_again_by_the_next_call(
 def test_a_start_that_hangs_is_not_doubled(
     monkeypatch: pytest.MonkeyPatch, starts: list[str]
 ) -> None:
-    end = threading.Event()
+    end, first = threading.Event(), threading.Event()
     begun = []
 
     def hanging() -> None:
         begun.append(1)
+        first.set()
         end.wait(LONG)
 
     monkeypatch.setattr(privsep, "START_LIMIT", 0.05)
@@ -328,6 +332,7 @@ def test_a_start_that_hangs_is_not_doubled(
         for _ in range(3):
             with pytest.raises(exception.PrivilegeError, match="did not start"):
                 _answered(monkeypatch, None)
+        assert first.wait(LONG)
     finally:
         end.set()
     assert begun == [1]

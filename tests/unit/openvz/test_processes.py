@@ -21,6 +21,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given, strategies
@@ -152,8 +153,18 @@ def test_a_daemon_that_goes_on_writing_is_not_waited_for(pids: Pids) -> None:
     assert done.stderr == "started\n"
 
 
-def test_a_command_beyond_its_time_is_ended() -> None:
-    done = _shell("echo before; sleep 1000", timeout=0.3)
+def test_a_command_beyond_its_time_is_ended(
+    pids: Pids, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait = processes._wait
+
+    def after_its_word(*args: Any) -> bool:
+        pids.wait_for(1)
+        return wait(*args)
+
+    monkeypatch.setattr(processes, "_wait", after_its_word)
+    script = 'echo before; touch "$1/$$"; sleep 1000'
+    done = _shell(script, str(pids.directory), timeout=0.3)
     assert done.timed_out
     assert done.returncode == -signal.SIGKILL
     assert done.stdout == "before\n"

@@ -33,10 +33,6 @@ def node(tmp_path):
     return hostile.Node(tmp_path)
 
 
-def descriptors():
-    return len(os.listdir("/proc/self/fd"))
-
-
 @pytest.mark.parametrize("plant", sorted(set(hostile.PLANTS) - hostile.DIRECTORIES))
 def test_whatever_is_planted_at_the_place_is_replaced_by_the_file(node, plant):
     hostile.PLANTS[plant](node.root / "shadow", node.outside)

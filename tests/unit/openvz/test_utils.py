@@ -22,11 +22,12 @@ import shlex
 import sys
 import time
 import types
+from typing import Any
 
 import pytest
 
 from ovznovadriver import exception
-from ovznovadriver.openvz import privileged, privsep, utils
+from ovznovadriver.openvz import privileged, privsep, processes, utils
 
 PROJECT = pathlib.Path(__file__).parents[3]
 SECRET = "s3cret-word"
@@ -132,8 +133,22 @@ def test_only_known_programs_run_as_root(tmp_path: pathlib.Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_time_limit_ends_the_command(tmp_path: pathlib.Path) -> None:
-    _program(tmp_path, f"echo {SECRET} >&2; exec sleep 1000")
+@pytest.fixture
+def said(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What a command does when it has said something: no time is over before."""
+    wait = processes._wait
+
+    def after_its_word(*args: Any) -> bool:
+        while not (tmp_path / "said").exists():
+            time.sleep(0.01)
+        return wait(*args)
+
+    monkeypatch.setattr(processes, "_wait", after_its_word)
+    return "touch said"
+
+
+def test_a_time_limit_ends_the_command(tmp_path: pathlib.Path, said: str) -> None:
+    _program(tmp_path, f"echo {SECRET} >&2; {said}; exec sleep 1000")
     with pytest.raises(exception.CommandTimedOut) as caught:
         _executor(tmp_path).run("vzctl", "stop", "101", timeout=0.3, secrets=[SECRET])
     assert caught.value.seconds == 0.3
@@ -328,7 +343,16 @@ def test_rootwrap_runs_commands(
 def test_rootwrap_ends_commands_on_the_root_side(
     by_rootwrap: utils.Executor, tmp_path: pathlib.Path
 ) -> None:
-    _program(tmp_path, "echo before; exec sleep 1000")
+    # As `said` has it on this side.
+    patch = (
+        "import os, time; from ovznovadriver.openvz import processes;"
+        f" said = lambda: os.path.exists({str(tmp_path / 'said')!r});"
+        " wait = processes._wait; processes._wait = lambda *args:"
+        " [time.sleep(0.01) for _ in iter(said, True)] is None or wait(*args);"
+    )
+    helper = tmp_path / "helper"
+    helper.write_text(helper.read_text().replace("sys.exit", f"{patch} sys.exit"))
+    _program(tmp_path, "echo before; touch said; exec sleep 1000")
     with pytest.raises(exception.CommandTimedOut) as caught:
         by_rootwrap.run("vzctl", "stop", "101", timeout=0.3)
     assert caught.value.stdout == "before\n"

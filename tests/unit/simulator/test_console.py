@@ -42,18 +42,18 @@ class Attached:
 
     def wait_for(self, text: bytes) -> None:
         while text not in self.seen:
-            assert select.select([self.terminal.fd], [], [], 20)[0], self.seen
+            assert select.select([self.terminal.fd], [], [], 60)[0], self.seen
             self.seen += os.read(self.terminal.fd, 65536)
 
     def wait_for_error(self, text: bytes) -> None:
         while text not in self.errors:
-            assert select.select([self.terminal.errors], [], [], 20)[0], self.errors
+            assert select.select([self.terminal.errors], [], [], 60)[0], self.errors
             data = os.read(self.terminal.errors, 65536)
             assert data, self.errors
             self.errors += data
 
     def code(self) -> int:
-        code = self.terminal._process.wait(20)
+        code = self.terminal._process.wait(60)
         assert isinstance(code, int)
         return code
 
@@ -163,7 +163,7 @@ def test_without_an_input_it_ends(sim: SimNode, ctid: str) -> None:
         [sim.bin_dir / "vzctl", "console", ctid],
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
     assert done.returncode == 3
