@@ -20,6 +20,7 @@ nobody's server in between: only the claim of its CTID says whose it is on the n
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import threading
@@ -34,7 +35,7 @@ from oslo_log import log as logging
 from nova import exception as nova_exception
 from nova.virt import driver as nova_driver
 from ovznovadriver import exception
-from ovznovadriver.compute import lifecycle, network, servers
+from ovznovadriver.compute import lifecycle, network, progress, servers
 from ovznovadriver.openvz import ctid, moving, transfer, wiring
 from ovznovadriver.openvz import node as ovz_node
 from ovznovadriver.openvz.container import OvzContainer, OvzContainers
@@ -44,6 +45,14 @@ LOG = logging.getLogger(__name__)
 
 #: The version of what the hosts tell each other.
 VERSION = 1
+
+#: Seconds between two looks at how far a move is.
+PROGRESS_INTERVAL = 5.0
+#: How much of a move's progress, in percent, the first pass is. What comes after it,
+#: the memory and what has changed, nobody can measure.
+_FIRST_PASS_SHARE = 90
+#: What Nova's database can hold.
+_MAX_BYTES = 2**63 - 1
 
 
 @dataclasses.dataclass
@@ -57,6 +66,44 @@ class _Course:
     move: moving.Move
     aborted: bool = False
     aborting: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+
+
+class _Figures:
+    """What Nova shows of a move: of the server, and in its migration's record.
+
+    :param migrate_data: of :meth:`LiveMigrations.check_source`, with Nova's migration
+    """
+
+    def __init__(self, instance: Any, migrate_data: Any) -> None:
+        self._instance = instance
+        known = "migration" in migrate_data
+        self._migration = migrate_data.migration if known else None
+        self._total = _total(migrate_data)
+        self._tell_progress = progress.teller(instance, 0, _FIRST_PASS_SHARE)
+        self._told = False
+
+    def watched(self, move: moving.Move) -> contextlib.AbstractContextManager[object]:
+        """Let Nova show how far a move is, while a block does it."""
+        if not self._total:
+            return contextlib.nullcontext()
+
+        def look() -> int | None:
+            return move.sent(self._total)
+
+        return progress.Watch(self._instance, PROGRESS_INTERVAL, look, self._tell)
+
+    def _tell(self, sent: int) -> None:
+        if not self._told:
+            # That of an earlier work: a snapshot leaves 100.
+            progress.reset(self._instance)
+            self._told = True
+        if self._migration is not None:
+            self._migration.disk_total = self._total
+            self._migration.disk_processed = sent
+            # The schema of Nova's API has no 0 here. What comes after it nobody knows.
+            self._migration.disk_remaining = self._total - sent or None
+            self._migration.save()
+        self._tell_progress(sent / self._total)
 
 
 class LiveMigrations:
@@ -215,16 +262,19 @@ class LiveMigrations:
                 )
             ours = transfer.local_facts(self._node, container.layout)
             reason = transfer.refusal(ours, theirs)
-            # To measure the tree takes long.
-            reason = reason or transfer.refusal(
-                ours, theirs, needed_kb=container.tree_kb()
-            )
+            content = 0
+            if reason is None:
+                # To measure the tree takes long.
+                needed_kb, content = container.tree_size()
+                reason = transfer.refusal(ours, theirs, needed_kb=needed_kb)
             if reason is not None:
                 raise exception.TransferError(reason)
             self._move(container.ovz_id, migrate_data).check()
             nics = self._network.nics(instance, instance.get_network_info())
         ends = sorted(nic.devname for nic in nics)
-        migrate_data.image_type = _tell(**told, ctid=container.ovz_id, ends=ends)
+        # The bytes are for us, when it goes: nobody measures the tree once more.
+        said = {"ctid": container.ovz_id, "ends": ends, "bytes": content}
+        migrate_data.image_type = _tell(**{**told, **said})
         return migrate_data
 
     def _move(self, number: str, migrate_data: Any) -> moving.Move:
@@ -249,9 +299,11 @@ class LiveMigrations:
         """
         number = _told(migrate_data, "ctid")["ctid"]
         course = _Course(self._move(number, migrate_data))
+        figures = _Figures(instance, migrate_data)
         self._courses[instance.uuid] = course
         try:
-            outcome = course.move.run()
+            with figures.watched(course.move):
+                outcome = course.move.run()
             with course.aborting:
                 aborted = course.aborted and outcome.place is moving.Place.HERE
         finally:
@@ -279,6 +331,7 @@ class LiveMigrations:
             # Nova sets the server to ERROR, and would say no reason.
             note = compute_utils.add_instance_fault_from_exc
             note(context, instance, error, fault_message=reason)
+            progress.reset(instance)
             raise error
 
     def abort(self, instance: Any) -> None:
@@ -422,6 +475,15 @@ def _tell(**told: Any) -> str:
     that have not this driver, and no other field holds a text that Nova leaves alone.
     """
     return json.dumps({**told, "version": VERSION})
+
+
+def _total(migrate_data: Any) -> int:
+    """What the tree of a server that goes holds, in bytes; 0 where that is not known.
+
+    Another service of this host may have said it, before an upgrade, and not known it.
+    """
+    content = _told(migrate_data).get("bytes")
+    return min(max(content, 0), _MAX_BYTES) if type(content) is int else 0
 
 
 def _told(migrate_data: Any, *wanted: str) -> dict[str, Any]:

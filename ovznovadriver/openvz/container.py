@@ -432,17 +432,17 @@ class OvzContainer(settings.ContainerSettings):
         """How much room its files take, in KiB; None where that is not known."""
         if self.layout == "ploop":
             return self.info.diskspace_kb
-        return self.tree_kb()
+        return self.tree_size()[0]
 
-    def tree_kb(self) -> int:
-        """How much room its tree takes, in KiB (layout simfs)."""
-        size: int = self.node.executor.call(
+    def tree_size(self) -> tuple[int, int]:
+        """How large its tree is (layout simfs): KiB on the disk, bytes in its files."""
+        size_kb, content = self.node.executor.call(
             "tree_size",
             base=self.node.paths.private,
             ctid=self.ovz_id,
             sub=self.node.family.tree_dir,
         )
-        return size
+        return size_kb, content
 
     def discard_dump(self) -> None:
         """Remove what `suspend` wrote, here or for a former container of this CTID.

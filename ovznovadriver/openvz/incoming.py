@@ -244,10 +244,15 @@ def _keys(private: str, suffix: str) -> list[str]:
     return sorted(key for key in found if _KEY.fullmatch(key))
 
 
-def tree_size(*, base: str, ctid: str, sub: str) -> int:
-    """What a container's tree takes on the disk, in KiB."""
+def tree_size(*, base: str, ctid: str, sub: str) -> tuple[int, int]:
+    """How large a container's tree is.
+
+    :returns: what it takes on the disk, in KiB; and the bytes in its plain files, their
+        holes too
+    """
     with tree.Tree(base, ctid, sub) as opened:
-        return listing.list_tree(opened.descriptor, changing=True).size_kb
+        found = listing.list_tree(opened.descriptor, changing=True)
+    return found.size_kb, found.content
 
 
 # -- trees that other hosts left on a shared disk ------------------------------

@@ -47,6 +47,7 @@ class Listing:
     :ivar digest: of all that is listed
     :ivar entries: how many names there are
     :ivar size_kb: what it takes on the disk, in KiB
+    :ivar content: bytes in its plain files, their holes too
     :ivar fresh: the plain files that changed (by ctime, which no program of a
         container can set) since the time asked for: inode -> names
     """
@@ -54,6 +55,7 @@ class Listing:
     digest: str = ""
     entries: int = 0
     size_kb: int = 0
+    content: int = 0
     fresh: dict[int, list[bytes]] = field(default_factory=dict)
 
 
@@ -77,6 +79,7 @@ def list_tree(top: int, *, since: int | None = None, changing: bool = False) -> 
             links = b"" if first == path else first
         if not links:
             found.size_kb += info.st_blocks // 2
+            found.content += info.st_size if stat.S_ISREG(info.st_mode) else 0
         with _changes_suppressed(changing):
             digest.update(_line(path, directory, name, info, links))
         if (

@@ -34,6 +34,8 @@ LOG = logging.getLogger(__name__)
 #: Seconds for which an end of the first pass waits for its beginning: until then
 #: vzmigrate has a dozen of short talks with the other host by ssh.
 WAIT = 20.0
+#: Seconds for a look at how far it is, besides what the way to root may take.
+_LOOK_LIMIT = 10.0
 _GOES_ON = {
     firstpass.ABSENT: "no vzmigrate of this driver's moves it here",
     firstpass.EARLY: f"its first pass has not begun for {WAIT:g} s: try again",
@@ -132,6 +134,25 @@ class Move:
                 f"the live migration of container {self._ctid} cannot be aborted:"
                 f" {_GOES_ON[answer]}"
             )
+
+    def sent(self, total: int) -> int | None:
+        """How much of the tree has gone in the first pass, in bytes.
+
+        :param total: what the tree holds, in bytes
+        :returns: all of it when the first pass is over; None before it has begun, and
+            in between
+        :raises OvzError: that cannot be found out now
+        """
+        answer = self._node.executor.call(
+            "measure_first_pass",
+            time_limit=_LOOK_LIMIT,
+            dirs={"lock": self._node.paths.locks},
+            ctid=self._ctid,
+        )
+        if isinstance(answer, int):
+            # It grows while it is sent.
+            return min(answer, total)
+        return total if answer == firstpass.LATE else None
 
     def _found_out(self, error: exception.CommandFailed) -> Outcome:
         try:

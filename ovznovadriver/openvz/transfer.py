@@ -311,8 +311,8 @@ class Transfer:
 
     def tree_kb(self, ctid: str) -> int:
         """What a container's tree takes on the disk, in KiB."""
-        found = self._node.executor.call("tree_size", **self._tree(ctid))
-        return int(found)
+        size_kb, _ = self._node.executor.call("tree_size", **self._tree(ctid))
+        return int(size_kb)
 
     def send(
         self,

@@ -19,9 +19,11 @@ import signal
 from collections import Counter
 from typing import Any, Literal
 
+import fixtures
 import pytest
 
 from nova import objects
+from ovznovadriver.compute import livemigration
 from ovznovadriver.openvz import firstpass
 from tests.functional import livehosts
 
@@ -106,6 +108,37 @@ class TestLiveMigrationWithVzctl4(LiveMigrationTest):
         self.wait_until("clean-up", lambda: self.left("compute2") == [])
         assert self.ports() == [1, 0]
         self.await_use(compute1=SMALL, compute2=NOTHING)
+
+    def test_nova_shows_how_far_a_move_is(self) -> None:
+        interval = (livemigration, "PROGRESS_INTERVAL", 0.2)
+        self.useFixture(fixtures.MockPatchObject(*interval))
+        server = self.boot("web-1", host="compute1")
+        first = self.nodes["compute1"]
+        self.addCleanup(first.go_on)
+        place = first.private_dir / self.container(server)
+        (place / "content").write_bytes(os.urandom(4 << 20))
+        first.hang("vzmigrate", "pass", when="after")
+        self.ask(server)
+        path = f"/servers/{server['id']}"
+
+        def progress() -> int:
+            shown: int = self.api.get_server(server["id"])["progress"]
+            return shown
+
+        self.wait_until("progress", lambda: progress() > 0)
+
+        assert progress() < 90
+        (shown,) = self.admin_api.api_get(f"{path}/migrations").body["migrations"]
+        total = shown["disk_total_bytes"]
+        assert total > 4 << 20
+        assert 0 < shown["disk_processed_bytes"] < total
+        assert shown["disk_remaining_bytes"] == total - shown["disk_processed_bytes"]
+        assert shown["memory_total_bytes"] is None
+        first.go_on()
+        self.wait_until("the end", lambda: self._ended(server, 0))
+        assert self._ended(server, 0) == "completed"
+        assert progress() == 0
+        self.delete(server)
 
     @pytest.mark.slow
     def test_a_server_comes_back_as_it_runs(self) -> None:

@@ -16,7 +16,8 @@ OVZ_SIM_PEERS names a JSON file: address -> directory of its simulated node.
 As the real one, a shell script, it undoes what it did when a step fails, and undoes
 nothing when it is killed. Its steps, for which faults are ordered by these names:
 check, prepare, copy, freeze, dump, sync, undump, resume, finish. A "pass" that hangs is
-an rsync that says something to nobody: that of copy, and of sync.
+an rsync that says something to nobody: that of copy, and of sync. One that hangs
+"after" does so when a part has gone, until the node is told to go on.
 
 What is noted as "line" is in bin/vzmigrate.in of vzctl 4.9.4.
 """
@@ -26,6 +27,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 
 from ovzsim import base, cgroups, faults
@@ -259,15 +261,24 @@ class _Move:
 
         found = faults.claim(self.host, "vzmigrate", "pass", self.ctid)
         hangs = any(fault["action"] == "hang" for fault in found)
-        faults.strike(self.host, [f for f in found if f["action"] == "crash"], "before")
-        if hangs:
+        crashes = [fault for fault in found if fault["action"] == "crash"]
+        faults.strike(self.host, crashes, "before")
+        late = any(fault["when"] == "after" for fault in found)
+        if hangs and not late:
             # What it was about to write there.
             base.write_text(os.path.join(self.private, ".half.a1B2c3"), "half")
         ends = (f"{self.area.private}/", f"root@{self.address}:{self.private}/")
         argv = [base.system_program("rsync"), *_RSYNC, *options, *ends]
-        env = {**os.environ, "RSYNC_RSH": _DEAD_SSH if hangs else _SSH}  # line 651
-        if subprocess.run(argv, env=env).returncode not in fine:
+        shell = (self._held_ssh() if late else _DEAD_SSH) if hangs else _SSH
+        env = {**os.environ, "RSYNC_RSH": shell}  # line 651
+        ended = subprocess.run(argv, env=env).returncode
+        faults.strike(self.host, crashes, "after")
+        if ended not in fine:
             raise Exit(_COPY, "Error: Failed to sync container private areas\n")
+
+    def _held_ssh(self) -> str:
+        program = os.path.join(os.path.dirname(__file__), "heldssh.py")
+        return f"{sys.executable} -I {program} {self.host.sim('go-on')}"
 
     def _freeze(self, frozen: bool) -> None:
         self.live.paused = frozen

@@ -13,6 +13,7 @@
 """Live migration: between two nodes, by a vzmigrate that moves real trees."""
 
 import json
+import os
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ import pytest
 from nova.objects import migrate_data as migrate_data_obj
 
 from nova import exception as nova_exception
+from nova import objects
 from ovznovadriver import exception
 from ovznovadriver.compute import lifecycle, livemigration, recovery
 from ovznovadriver.openvz import ctid as ovz_ctid
@@ -72,6 +74,9 @@ def server(boot, instance, monkeypatch):
     monkeypatch.setattr(
         type(instance), "get_network_info", lambda self: ports.network_info()
     )
+    # That of a snapshot.
+    instance.progress = 100
+    monkeypatch.setattr(type(instance), "save", lambda self: None)
     return instance
 
 
@@ -127,6 +132,7 @@ def test_what_the_hosts_tell_each_other_reaches_any_conductor(checked):
     assert told["version"] == 1
     assert told["ctid"] == "101"
     assert told["facts"]["host"] == "host2"
+    assert told["bytes"] > 0
     assert backported["target_connect_addr"] == ADDRESS
 
 
@@ -352,6 +358,7 @@ def test_nova_is_told_nothing_when_nobody_knows(
         "add_instance_fault_from_exc",
         lambda *args, fault_message: told.append(fault_message),
     )
+    server.progress = 45
 
     with pytest.raises(
         exception.TransferError, match="or on both; nothing was removed"
@@ -359,6 +366,7 @@ def test_nova_is_told_nothing_when_nobody_knows(
         source.move(None, server, "host2", None, None, None, checked)
     assert "It is not known to be here: time is over" in caplog.text
     assert "nothing was removed" in told[0]
+    assert server.progress == 0
 
 
 @pytest.fixture
@@ -444,6 +452,153 @@ def test_nothing_is_aborted_where_nothing_is_under_way(
     instance.uuid = support.OTHER_UUID
     with pytest.raises(nova_exception.InstanceNotFound):
         source.abort(instance)
+
+
+# -- how far it is --------------------------------------------------------------------
+
+SENT = 4 << 20
+
+
+@pytest.fixture
+def shown(server, monkeypatch):
+    """What Nova's database was told of the server's progress."""
+    told = []
+    monkeypatch.setattr(type(server), "save", lambda self: told.append(self.progress))
+    monkeypatch.setattr(livemigration, "PROGRESS_INTERVAL", 0.01)
+    return told
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """What it was told of the migration: all, done and left."""
+    told = []
+
+    def save(self):
+        told.append((self.disk_total, self.disk_processed, self.disk_remaining))
+        # What they are now is saved.
+        self.obj_reset_changes()
+
+    monkeypatch.setattr(objects.Migration, "save", save)
+    return told
+
+
+@pytest.fixture
+def large(server, sim):
+    """A server with as many bytes as show."""
+    (sim.private_dir / "101/content").write_bytes(os.urandom(SENT))
+
+
+@pytest.fixture
+def begun(large, prepared, source, server, sim, shown, recorded):
+    """Move a server until something has come, and then on; what Nova is told."""
+    sim.hang("vzmigrate", "pass", when="after")
+    prepared.migration = objects.Migration()
+
+    def run(has_come):
+        calls = []
+        post, recover = (_noting(calls, word) for word in ("post", "recover"))
+        args = (None, server, "host2", post, recover, None, prepared)
+        thread = threading.Thread(target=source.move, args=args)
+        thread.start()
+        try:
+            while not has_come():
+                assert thread.is_alive()
+                thread.join(0.01)
+        finally:
+            sim.go_on()
+            thread.join()
+        return calls
+
+    return run
+
+
+def test_nova_shows_how_far_a_move_is(begun, prepared, server, shown, recorded):
+    half = []
+
+    def has_come():
+        half[:] = [done for _, done, _ in recorded if done > 1 << 19]
+        return half
+
+    assert begun(has_come) == ["post"]
+
+    total = json.loads(prepared.image_type)["bytes"]
+    assert half[0] < SENT < total
+    # The API has a number above 0, or none.
+    assert {(whole, done + (left or 0)) for whole, done, left in recorded} == {
+        (total, total)
+    }
+    assert 0 not in [figure for figures in recorded for figure in figures]
+    dones = [done for _, done, _ in recorded]
+    assert dones == sorted(set(dones))
+    assert "memory_total" not in prepared.migration
+    # Not what was left of a work before, and not all.
+    assert shown[0] == 0
+    assert shown == sorted(set(shown))
+    assert 0 < server.progress <= 90
+
+
+def test_a_first_pass_that_is_over_is_nine_tenths(prepared, server, shown, recorded):
+    prepared.migration = objects.Migration()
+    total = json.loads(prepared.image_type)["bytes"]
+
+    livemigration._Figures(server, prepared)._tell(total)
+
+    assert shown == [0, 90]
+    assert recorded == [(total, total, None)]
+
+
+def test_a_look_that_fails_costs_no_move(begun, node, monkeypatch, caplog):
+    failed = []
+    call = node.executor.call
+
+    def fail(verb, **kwargs):
+        if verb == "measure_first_pass":
+            failed.append(verb)
+            raise exception.PrivilegeError("no root today")
+        return call(verb, **kwargs)
+
+    monkeypatch.setattr(node.executor, "call", fail)
+
+    assert begun(lambda: len(failed) > 2) == ["post"]
+
+    said = [r.levelname for r in caplog.records if "no root today" in r.getMessage()]
+    assert said.count("WARNING") == 1
+    assert "ERROR" not in said
+    assert not [t for t in threading.enumerate() if "ovz-progress" in t.name]
+
+
+def test_a_server_that_is_deleted_as_it_goes_is_survived(
+    begun, server, monkeypatch, recorded, caplog
+):
+    def gone(self):
+        raise nova_exception.InstanceNotFound(instance_id=self.uuid)
+
+    monkeypatch.setattr(type(server), "save", gone)
+
+    assert begun(lambda: recorded) == ["post"]
+    assert "cannot be shown" not in caplog.text
+
+
+def test_of_a_tree_that_nobody_has_measured_nothing_is_shown(prepared, server):
+    said = json.loads(prepared.image_type)
+    # Nothing is said where the service was upgraded meanwhile.
+    del said["bytes"]
+    for more in ({}, *({"bytes": n} for n in (0, -1, "7", [], 2.5, True, None))):
+        prepared.image_type = json.dumps({**said, **more})
+        figures = livemigration._Figures(server, prepared)
+
+        with figures.watched(None) as watch:
+            assert watch is None, more
+
+
+def test_what_no_disk_holds_is_shown_as_far_as_it_can_be(prepared, server, recorded):
+    said = json.loads(prepared.image_type)
+    prepared.image_type = json.dumps({**said, "bytes": 2**70})
+    prepared.migration = objects.Migration()
+
+    livemigration._Figures(server, prepared)._tell(1)
+
+    assert recorded == [(2**63 - 1, 1, 2**63 - 2)]
 
 
 # -- after, on the source -------------------------------------------------------------

@@ -10,12 +10,13 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""The first pass of a live migration is ended, and nothing else is.
+"""The first pass of a live migration is measured or ended, and nothing else is.
 
 vzmigrate and its rsync are processes here, and not the simulator's: what matters is how
 they look to the root side.
 """
 
+import dataclasses
 import functools
 import json
 import os
@@ -28,7 +29,7 @@ import time
 import pytest
 
 from ovznovadriver import exception
-from ovznovadriver.openvz import firstpass
+from ovznovadriver.openvz import firstpass, incoming
 
 CTID = "101"
 AREAS = ("/vz/private/101/", "root@h:/vz/private/101/")
@@ -39,12 +40,16 @@ UNDUMP = ("ssh", "root@h", "vzctl", "restore", CTID, "--undump")
 QUOTA = ("ssh", "root@h", "vzctl quotainit 101")
 MOVE = ("-r", "no", "--online", "h", CTID)
 
-# Each line that it reads is a child to start, or says to wait for the first.
+# Each line that it reads is a child to start, by its words a shell, or by Popen's
+# arguments whatever they say; or says to wait for the first.
 VZMIGRATE = """
 import json, subprocess, sys
 children = []
 for line in sys.stdin:
-    if words := json.loads(line):
+    words = json.loads(line)
+    if isinstance(words, dict):
+        children.append(subprocess.Popen(**words))
+    elif words:
         # Whatever it is called, it says that it has begun, and waits.
         argv = [words[0], "-c", "echo; read line", *words[1:]]
         pipe = subprocess.PIPE
@@ -71,6 +76,11 @@ class Vzmigrate:
     def ask(self, *words):
         """Have it start a process, which need not live until it says anything."""
         self.process.stdin.write(f"{json.dumps(words)}\n")
+
+    def ask_really(self, argv, **options):
+        """Have it start a program, as Popen does."""
+        line = json.dumps({"args": argv, **options})
+        self.process.stdin.write(f"{line}\n")
 
     def begin(self, *words):
         """Let it start a process; without words, what its first one ended with."""
@@ -111,10 +121,18 @@ def start(tmp_path, lock):
 
 
 @pytest.fixture
-def end(lock):
-    """Ask for the end of the first pass."""
+def end(lock, monkeypatch):
+    """Ask for the end of the first pass; a process may take long to stop."""
+    monkeypatch.setattr(firstpass, "_STOP", 60)
     dirs = {"lock": str(lock.parent)}
     return functools.partial(firstpass.end_first_pass, dirs=dirs, ctid=CTID, wait=0)
+
+
+@pytest.fixture
+def measure(lock):
+    """Ask how far the first pass is."""
+    dirs = {"lock": str(lock.parent)}
+    return functools.partial(firstpass.measure_first_pass, dirs=dirs, ctid=CTID)
 
 
 @pytest.fixture
@@ -135,7 +153,7 @@ def in_between(end):
 def assert_that_it_goes_on(mover):
     """See that the child of a vzmigrate waits for its input, and is not stopped."""
     (child,) = firstpass._children(firstpass._look(mover.process.pid))
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while (now := firstpass._look(child.pid)).state != "S":
         assert now == child
         assert time.monotonic() < deadline
@@ -191,10 +209,10 @@ def test_a_first_pass_that_does_not_begin_is_not_waited_for_longer(start, end):
 
 
 @pytest.mark.parametrize("later", [SECOND, SUSPEND, UNDUMP])
-def test_nothing_is_ended_after_the_first_pass(start, end, later):
+def test_nothing_is_ended_after_the_first_pass(start, end, measure, later):
     mover = start(later)
 
-    assert end(wait=30) == firstpass.LATE
+    assert end(wait=30) == measure() == firstpass.LATE
 
     assert_that_it_goes_on(mover)
 
@@ -212,26 +230,26 @@ def test_nothing_is_ended_after_the_first_pass(start, end, later):
         {"words": ()},
     ],
 )
-def test_another_command_is_left_alone(start, end, other):
+def test_another_command_is_left_alone(start, end, measure, other):
     start(FIRST, **other)
 
-    assert end() == firstpass.ABSENT
+    assert end() == measure() == firstpass.ABSENT
 
 
-def test_another_users_process_is_left_alone(start, end, monkeypatch):
+def test_another_users_process_is_left_alone(start, end, measure, monkeypatch):
     start(FIRST)
     monkeypatch.setattr(os, "geteuid", lambda: 4711)
 
-    assert end() == firstpass.ABSENT
+    assert end() == measure() == firstpass.ABSENT
 
 
-def test_the_rsync_of_somebody_else_is_left_alone(start, end):
+def test_the_rsync_of_somebody_else_is_left_alone(start, end, measure):
     mover = start(QUOTA)
     start(FIRST, words=("-r", "no", "--online", "h", "102"))
     # It is the other one's that has the first pass.
     lock_of(mover, end)
 
-    assert end() == firstpass.EARLY
+    assert end() == measure() == firstpass.EARLY
 
 
 def lock_of(mover, end):
@@ -242,16 +260,16 @@ def lock_of(mover, end):
 
 
 @pytest.mark.parametrize("text", ["", "x", "0", "-1", "1", "4194305", "9" * 100])
-def test_a_lock_that_says_nothing_says_of_no_vzmigrate(lock, end, text):
+def test_a_lock_that_says_nothing_says_of_no_vzmigrate(lock, end, measure, text):
     lock.write_text(text)
 
-    assert end() == firstpass.ABSENT
+    assert end() == measure() == firstpass.ABSENT
 
 
-def test_without_a_lock_there_is_no_vzmigrate(lock, end):
-    assert end() == firstpass.ABSENT
+def test_without_a_lock_there_is_no_vzmigrate(lock, end, measure):
+    assert end() == measure() == firstpass.ABSENT
     os.mkfifo(lock)
-    assert end() == firstpass.ABSENT
+    assert end() == measure() == firstpass.ABSENT
 
 
 def test_one_that_has_just_ended_was_not_ended_by_us(monkeypatch):
@@ -294,6 +312,96 @@ def test_nobody_has_the_root_side_wait_for_long(end):
             end(wait=wait)
 
 
-def test_only_a_container_is_asked_for(end):
-    with pytest.raises(exception.UnsafePath):
-        end(ctid="../x")
+def test_only_a_container_is_asked_for(end, measure):
+    for ask in (end, measure):
+        with pytest.raises(exception.UnsafePath):
+            ask(ctid="../x")
+
+
+# -- how far it is --------------------------------------------------------------------
+
+# As ssh, through which a part goes, and the rest when it may; and which then stays.
+HELD_SSH = """
+import os, subprocess, sys, threading
+place, words = sys.argv[1], sys.argv[5:]
+server = subprocess.Popen(words, stdin=subprocess.PIPE, bufsize=0)
+def carry(size):
+    while size > 0 and (data := os.read(0, min(size, 65536))):
+        server.stdin.write(data)
+        size -= len(data)
+carry(2_000_000)
+open(place + "/middle").read()
+threading.Thread(target=carry, args=[10**9], daemon=True).start()
+server.wait()
+open(place + "/end").read()
+"""
+
+
+@pytest.fixture
+def tree_to_send(tmp_path):
+    """A tree with a file of several names, one with a hole, and small ones."""
+    top = tmp_path / CTID
+    top.mkdir()
+    (top / "large").write_bytes(os.urandom(6 << 20))
+    os.link(top / "large", top / "linked")
+    with open(top / "sparse", "wb") as file:
+        file.truncate(3 << 20)
+    for number in range(100):
+        (top / str(number)).write_bytes(b"x" * number)
+    return top
+
+
+@pytest.fixture
+def held(tmp_path, tree_to_send, start):
+    """Have a real rsync begin the first pass, which is held twice; where it is let on.
+
+    To open one of them means to wait until that is reached.
+    """
+    for name in ("middle", "end"):
+        os.mkfifo(tmp_path / name)
+    (tmp_path / "ssh").write_text(HELD_SSH)
+    env = {**os.environ, "RSYNC_RSH": f"{sys.executable} {tmp_path}/ssh {tmp_path}"}
+    ends = (f"{tree_to_send}/", f"root@h:{tmp_path}/there/")
+    start().ask_really(["rsync", *FIRST[1:3], *ends], env=env)
+    return tmp_path
+
+
+def test_what_the_first_pass_has_read_is_told(held, tree_to_send, measure):
+    base, ctid = os.path.split(tree_to_send)
+    _, total = incoming.tree_size(base=base, ctid=ctid, sub="")
+    assert 9 << 20 < total < 10 << 20
+
+    with open(held / "middle", "w"):
+        half = measure()
+    with open(held / "end", "w"):
+        whole = measure()
+
+    assert 1_900_000 < half < total
+    assert total <= whole < total + 200_000
+
+
+def test_what_its_ssh_has_read_does_not_count(tmp_path, tree_to_send, start, measure):
+    os.mkfifo(tmp_path / "stay")
+    script = f"cat {tree_to_send}/large >/dev/null; read line <{tmp_path}/stay"
+    argv = ["rsync", "-c", script, "--sparse"]
+    start().ask_really(argv, executable="/bin/sh")
+
+    with open(tmp_path / "stay", "w"):
+        assert 0 < measure() < 1 << 20
+
+
+def test_a_pass_that_has_just_ended_is_not_measured(start, end, measure, monkeypatch):
+    mover = start(FIRST)
+    (seen,) = firstpass._children(firstpass._look(mover.process.pid))
+    assert measure() > 0
+
+    # Its number is another's by now.
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            firstpass, "_look", lambda pid: dataclasses.replace(seen, start=0)
+        )
+        assert firstpass._has_read(seen) == firstpass.EARLY
+    assert end() == firstpass.ENDED
+    mover.begin()
+    assert firstpass._has_read(seen) == firstpass.EARLY
+    assert measure() == firstpass.EARLY

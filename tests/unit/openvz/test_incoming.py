@@ -233,13 +233,18 @@ def test_what_comes_is_listed_with_its_root(private: Path) -> None:
         assert incoming.list_received(holder).entries == 2
 
 
-def test_a_size_is_that_on_the_disk(private: Path, sub: str) -> None:
+def test_a_size_is_that_on_the_disk_and_that_of_what_is_sent(
+    private: Path, sub: str
+) -> None:
     root = contain(private, sub)
     with open(root / "sparse", "wb") as file:
         file.truncate(1 << 30)
     (root / "full").write_bytes(os.urandom(1 << 20))
-    size = incoming.tree_size(base=str(private), ctid=CTID, sub=sub)
-    assert 1024 <= size < 2048
+    os.link(root / "full", root / "linked")
+    (root / "link").symlink_to("full")
+    size_kb, content = incoming.tree_size(base=str(private), ctid=CTID, sub=sub)
+    assert 1024 <= size_kb < 2048
+    assert content == (1 << 30) + (1 << 20) + len("was there")
 
 
 def test_a_proof_is_seen_in_the_same_place_only(

@@ -82,12 +82,13 @@ def ended_at(sim4, monkeypatch):
 def under_way(move, there):
     """Move a container, and do something while it is in a pass that hangs."""
 
-    def run(step):
+    half = there.private_dir / "101/.half.a1B2c3"
+
+    def run(step, begun=half.exists):
         outcomes = []
         thread = threading.Thread(target=lambda: outcomes.append(move.run()))
         thread.start()
-        half = there.private_dir / "101/.half.a1B2c3"
-        while not half.exists():
+        while not begun():
             assert thread.is_alive(), outcomes
             thread.join(0.01)
         try:
@@ -252,6 +253,8 @@ def test_one_that_is_called_back_later_goes_on(move, container, there, sim4, und
     def step():
         with pytest.raises(exception.TransferError, match="101 cannot be aborted: its"):
             move.end()
+        # Nobody knows how much of it is left.
+        assert move.sent(7) == 7
         mover = firstpass._mover(str(sim4.lock_dir / "101.lck"), "101")
         (rsync,) = firstpass._children(mover)
         assert sim4.state("101") == "paused"
@@ -262,6 +265,43 @@ def test_one_that_is_called_back_later_goes_on(move, container, there, sim4, und
 
     assert outcome.place is Place.HERE
     assert sim4.state("101") == "running"
+
+
+def test_how_far_one_is_in_its_first_pass_is_told(
+    move, container, there, sim4, under_way
+):
+    content = sim4.private_dir / "101/content"
+    content.write_bytes(os.urandom(4 << 20))
+    total = container.tree_size()[1]
+    sim4.hang("vzmigrate", "pass", when="after")
+    found = [move.sent(total)]
+
+    def step():
+        found.append(move.sent(total))
+        found.append(move.sent(1000))
+        sim4.go_on()
+
+    outcome = under_way(step, lambda: (move.sent(total) or 0) > 1 << 19)
+
+    nothing, half, more_than_all = found
+    assert outcome.place is Place.THERE
+    assert (nothing, more_than_all) == (None, 1000)
+    assert 1 << 19 < half < total
+    assert move.sent(total) is None
+
+
+def test_one_of_which_a_part_has_gone_is_called_back(
+    move, container, there, sim4, under_way
+):
+    (sim4.private_dir / "101/content").write_bytes(os.urandom(4 << 20))
+    total = container.tree_size()[1]
+    sim4.hang("vzmigrate", "pass", when="after")
+
+    outcome = under_way(move.end, lambda: (move.sent(total) or 0) > 1 << 19)
+
+    assert outcome.place is Place.HERE
+    assert sim4.state("101") == "running"
+    assert _left(there) == []
 
 
 def test_nothing_is_called_back_where_nothing_goes(move, container, monkeypatch):

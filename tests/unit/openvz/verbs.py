@@ -431,6 +431,10 @@ USES: dict[str, Use] = {
         lambda n: n.call("end_first_pass", dirs=n.dirs("lock"), ctid=CTID, wait=0),
         (f"lock/{CTID}.lck",),
     ),
+    "measure_first_pass": Use(
+        lambda n: n.call("measure_first_pass", dirs=n.dirs("lock"), ctid=CTID),
+        (f"lock/{CTID}.lck",),
+    ),
     "check_dirs": Use(
         lambda n: n.call("check_dirs", dirs={"area": n.dir(f"private/{CTID}")}),
         (f"private/{CTID}",),
