@@ -219,7 +219,7 @@ class Moves:
     def _call_back(
         self, instance: Any, container: OvzContainer, move: Any
     ) -> str | None:
-        """Have removed there what came of a server that cannot run there yet, by Nova."""
+        """Have Nova remove there what came of a server that cannot run there yet."""
         if container.refresh() not in (State.RUNNING, State.PAUSED):
             return None
         if not self._scene.holder(container.ovz_id):
