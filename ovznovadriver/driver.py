@@ -102,10 +102,18 @@ class OvzDriver(driver.ComputeDriver):  # type: ignore[misc] # nova has no types
         self._diagnostics = diagnostics.Diagnostics(node, ports)
         self._evacuations = evacuation.Evacuations(node, self._life, ports)
         self._live = livemigration.LiveMigrations(node, self._life, ports)
-        self._migrations = migration.Migrations(node, self._life, ports)
+        self._migrations = migration.Migrations(
+            node, self._life, ports, self._evacuations
+        )
         self._rescue = rescue.Rescue(node, self._life, ports, images)
         self._restart = restart.Restart(
-            node, self._life, self._rescue, self._interfaces, ports, self._live
+            node,
+            self._life,
+            self._rescue,
+            self._interfaces,
+            ports,
+            self._live,
+            self._evacuations,
         )
         self._snapshots = snapshot.Snapshots(node)
 

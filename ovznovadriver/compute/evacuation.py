@@ -16,16 +16,21 @@
 Hosts that share their private areas share their lock directory, too: it says under
 which CTID the lost host has a server's files. A new container takes them over by a
 rename, so that they are in one place at any time. What the lost host still has of the
-server is without files from then on; it removes that when it comes back.
+server is without files from then on; it removes that when it comes back. Until Nova
+has the server on the new host, both keep what is needed to give them back: the new one
+notes that it takes them before it does, and the lost one, come back, removes nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from nova.compute import task_states
+from nova.objects import fields
 from oslo_log import log as logging
 
+from nova import objects
 from ovznovadriver import exception
 from ovznovadriver.compute import emptytemplate, lifecycle, network, servers, undo
 from ovznovadriver.openvz import ctid
@@ -33,6 +38,10 @@ from ovznovadriver.openvz import node as ovz_node
 from ovznovadriver.openvz.container import OvzContainer
 
 LOG = logging.getLogger(__name__)
+
+#: What an evacuation's status is of which Nova does not know how it ends: asked for,
+#: and begun. As in nova.compute.manager, _destroy_evacuated_instances.
+UNDER_WAY = ("accepted", "pre-migrating")
 
 
 class Evacuations:
@@ -56,6 +65,9 @@ class Evacuations:
         """The CTID under which a server's files lie here; None where they do not.
 
         Nova says until the end of an evacuation that the server is on the lost host.
+
+        :raises TransferError: a third host has them, whose evacuation was interrupted:
+            without them the server would be made anew from its image
         """
         node = self._node
         # Where a CTID is a UUID, both hosts would have the server in one place; and
@@ -64,13 +76,41 @@ class Evacuations:
             return None
         if instance.host in (None, node.host):
             return None
-        claimed = node.claims.find(instance.uuid, instance.host)
-        dirs = {"private": node.paths.private}
-        there = node.executor.call("list_artifacts", dirs=dirs)
-        for number in claimed:
-            if number in there and node.claims.has(number, ctid.MADE):
+        there = self._places()
+        for number in self._made(instance):
+            if number in there:
                 return number
+        self._refuse_taken(instance, there)
         return None
+
+    def _made(self, instance: Any) -> list[str]:
+        """The CTIDs of the containers that Nova's host of a server has made for it."""
+        claims = self._node.claims
+        return [
+            number
+            for number in claims.find(instance.uuid, instance.host)
+            if claims.has(number, ctid.MADE)
+        ]
+
+    def _places(self) -> set[str]:
+        dirs = {"private": self._node.paths.private}
+        return set(self._node.executor.call("list_artifacts", dirs=dirs))
+
+    def _refuse_taken(self, instance: Any, there: set[str]) -> None:
+        claims = self._node.claims
+        for number in filter(there.__contains__, claims.ctids()):
+            owner = claims.owner(number)
+            if (
+                owner is not None
+                and owner.uuid == instance.uuid
+                and claims.has(number, ctid.TAKEN)
+            ):
+                raise exception.TransferError(
+                    f"host {owner.host} has the files, in"
+                    f" {self._node.paths.private}/{number}, by an evacuation that was"
+                    " interrupted: it gives them back when nova-compute starts there;"
+                    " see 'Evacuation' in the driver's documentation of migration"
+                )
 
     def arrive(
         self,
@@ -107,6 +147,8 @@ class Evacuations:
         with undo.Undo(f"evacuation of {instance.uuid}") as steps:
             container = self._life.make(instance, image_meta, template, nics)
             steps.add("the files", self._give_back, container, left)
+            # Before: were this process killed in between, nobody would know of it.
+            self._node.claims.note(container.ovz_id, ctid.TAKEN)
             self._call("take_tree", container, left)
             servers.describe(self._node, container, instance, network_info, nics)
             self._life.bring_up(steps, container, instance, network_info, ends)
@@ -127,6 +169,87 @@ class Evacuations:
                 f" root is {':'.join(map(str, self._node.guest_ids))} on host"
                 f" {self._node.host}: LOCAL_UID and LOCAL_GID in vz.conf differ"
             )
+
+    # -- one that has not come to its end ---------------------------------------------
+
+    def has_begun(self, instance: Any) -> bool:
+        """Whether there is anything here of a server that was being evacuated."""
+        return OvzContainer.find_remains(self._node, instance.uuid) is not None
+
+    def has_files(self, instance: Any) -> bool:
+        """Whether a container here has the files, and Nova's host of the server not."""
+        container = OvzContainer.find_remains(self._node, instance.uuid)
+        if container is None or not self._node.claims.has(container.ovz_id, ctid.TAKEN):
+            return False
+        there = self._places()
+        return container.ovz_id in there and not there.intersection(
+            self._made(instance)
+        )
+
+    def undo(self, instance: Any) -> None:
+        """Undo :meth:`arrive`, or what Nova does without it, however far it came.
+
+        Interrupted, it can be called again.
+
+        :raises TransferError: the files cannot go back; they stay in the container
+        """
+        container = OvzContainer.find_remains(self._node, instance.uuid)
+        if container is not None:
+            # Without its files vzlist does not show it, and it does not run.
+            with contextlib.suppress(exception.ContainerNotFound):
+                self._life.halt(container)
+            if self.has_files(instance):
+                self._return(instance, container)
+        self._life.destroy(instance, instance.get_network_info(), keep_incoming=True)
+
+    def _return(self, instance: Any, container: OvzContainer) -> None:
+        made = self._made(instance)
+        place = f"{self._node.paths.private}/{container.ovz_id}"
+        if len(made) != 1:
+            raise exception.TransferError(
+                f"the files in {place} cannot go back to host {instance.host}, which"
+                " has no container for them any more: they stay"
+            )
+        self._call("return_tree", container, made[0])
+        if made[0] not in self._places():
+            raise exception.TransferError(f"the files in {place} have not gone back")
+
+    def keep(self, context: Any, instance: Any, network_info: Any) -> bool:
+        """Stop a server of this host, and keep it, when its evacuation has not ended.
+
+        Nova has a host that comes back remove it, also when the other host has not
+        begun yet, or will not come to the end: its files may be the only ones.
+
+        :returns: whether it has to be kept; otherwise nothing is done
+        """
+        node = self._node
+        if instance.host != node.host or instance.deleted:
+            return False
+        if instance.task_state == task_states.DELETING:
+            return False
+        known = objects.MigrationList.get_by_filters(
+            context,
+            {
+                "instance_uuid": instance.uuid,
+                "source_compute": node.host,
+                "migration_type": fields.MigrationType.EVACUATION,
+                "status": list(UNDER_WAY),
+            },
+        )
+        if not known:
+            return False
+        LOG.warning(
+            "Its evacuation has not come to its end: it is stopped here, and kept",
+            instance=instance,
+        )
+        container = OvzContainer.find_remains(node, instance.uuid)
+        if container is not None:
+            with contextlib.suppress(exception.ContainerNotFound):
+                self._life.halt(container)
+        self._network.unplug(instance, network_info)
+        return True
+
+    # -- single steps -----------------------------------------------------------------
 
     def _give_back(self, container: OvzContainer, left: str) -> None:
         self._call("return_tree", container, left)

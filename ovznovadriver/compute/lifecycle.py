@@ -282,6 +282,15 @@ class Lifecycle:
             forgotten = _forgotten(container, network_info)
             # Nothing is taken from under a container that still runs.
             self._kill(container)
+        # Before the container: by it Nova knows of what was interrupted.
+        if destroy_vifs:
+            steps.append(
+                ("ports", lambda: self._network.unplug(instance, network_info))
+            )
+        if destroy_vifs and forgotten:
+            unplug = self._network.unplug_forgotten
+            steps.append(("other ports", lambda: unplug(instance, forgotten)))
+        if container is not None:
             if not destroy_disks:
                 container.set_aside()
             elif not _is_reverted_in_place(instance, container):
@@ -290,13 +299,6 @@ class Lifecycle:
             steps.append(
                 ("incoming files", lambda: transfer.drop(self._node, instance.uuid))
             )
-        if destroy_vifs:
-            steps.append(
-                ("ports", lambda: self._network.unplug(instance, network_info))
-            )
-        if destroy_vifs and forgotten:
-            unplug = self._network.unplug_forgotten
-            steps.append(("other ports", lambda: unplug(instance, forgotten)))
         undo.attempt_all(f"Removing server {instance.uuid}", steps)
 
     @staticmethod

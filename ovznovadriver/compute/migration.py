@@ -24,6 +24,7 @@ from nova import objects
 from ovznovadriver import exception
 from ovznovadriver.compute import (
     coldmigration,
+    evacuation,
     lifecycle,
     livemigration,
     network,
@@ -40,6 +41,7 @@ class Migrations:
 
     :param life: the servers of this host
     :param network: their ports
+    :param evacuations: those from hosts that are lost
     """
 
     def __init__(
@@ -47,8 +49,10 @@ class Migrations:
         node: ovz_node.Node,
         life: lifecycle.Lifecycle,
         network: network.Network,
+        evacuations: evacuation.Evacuations,
     ) -> None:
         self._life = life
+        self._evacuations = evacuations
         self._resizes = resize.Resizes(node, life, network)
         self._cold = coldmigration.ColdMigrations(node, life, network, self._resizes)
         self._live = livemigration.LiveMigrations(node, life, network)
@@ -132,8 +136,12 @@ class Migrations:
     ) -> None:
         """Remove a server; files that are another host's go back there before.
 
+        One whose evacuation has not come to its end is kept.
+
         :param destroy_disks: see :meth:`.lifecycle.Lifecycle.destroy`
         """
+        if self._evacuations.keep(context, instance, network_info):
+            return
         self._cold.give_back(context, instance)
         self._life.destroy(instance, network_info, destroy_disks=destroy_disks)
 

@@ -32,6 +32,7 @@ from oslo_log import log as logging
 from nova import exception as nova_exception
 from nova import objects
 from ovznovadriver.compute import (
+    evacuation,
     interfaces,
     interrupted,
     lifecycle,
@@ -40,6 +41,7 @@ from ovznovadriver.compute import (
     recovery,
     rescue,
     servers,
+    unfinished,
 )
 from ovznovadriver.compute.scene import Scene
 from ovznovadriver.openvz import node as ovz_node
@@ -100,6 +102,7 @@ class Restart:
     :param ports: gives them interfaces
     :param net: their ports
     :param live: those that come as they run
+    :param evacuations: those that come from a host that is lost
     """
 
     def __init__(
@@ -110,6 +113,7 @@ class Restart:
         ports: interfaces.Interfaces,
         net: network.Network,
         live: livemigration.LiveMigrations,
+        evacuations: evacuation.Evacuations,
     ) -> None:
         self.node = node
         self.life = life
@@ -117,6 +121,7 @@ class Restart:
         self.ports = ports
         self.net = net
         self._live = live
+        self._evacuations = evacuations
         self.context: Any = None
         self.scene: Scene
         self.moves: interrupted.Moves
@@ -144,7 +149,10 @@ class Restart:
             if instance.host == self.node.host:
                 self._look_at(instance, containers.get(instance.uuid))
         here = {instance.uuid for instance in instances}
-        for finding in self.moves.arrivals(here):
+        evacuations = unfinished.Unfinished(
+            self.node, self._evacuations, context, self.scene
+        )
+        for finding in (*self.moves.arrivals(here), *evacuations.findings(here)):
             LOG.warning("Recovery: %s: %s", finding.subject, finding.what)
             recovery.apply(finding)
 

@@ -54,13 +54,15 @@ FIRST_CTID = 101
 #: What a claim says of its container: it was tagged; it comes from another host, and is
 #: not tagged for this one yet; it goes to another host as it runs, and may be there;
 #: its server is made anew elsewhere, and only its files are kept; its files are for
-#: another host's container, or from one; and it is being removed.
+#: another host's container, or from one; they are those of a lost host's container, or
+#: about to be; and it is being removed.
 MADE = "made"
 ARRIVING = "arriving"
 LEAVING = "leaving"
 ASIDE = "aside"
 LENT = "lent"
 BORROWED = "borrowed"
+TAKEN = "taken"
 REMOVING = "removing"
 
 _OWNER = "owner"

@@ -60,6 +60,7 @@ class Cloud(livehosts.LiveHosts):
     """Nova's services over a world, without being a test.
 
     :ivar world: where all of it lies
+    :ivar one_disk: the hosts share the private areas and the claims of the first one
     """
 
     GLANCE = neighbours.Glance
@@ -67,9 +68,12 @@ class Cloud(livehosts.LiveHosts):
     WAY = transfer.Transfer
     PATIENCE = 60.0
 
-    def __init__(self, world: World, family: str, hosts: int) -> None:
+    def __init__(
+        self, world: World, family: str, hosts: int, one_disk: bool = False
+    ) -> None:
         super().__init__()
         self.world = world
+        self.one_disk = one_disk
         self.FAMILY = family
         self.HOSTS = ("compute1", "compute2")[:hosts]
 
@@ -88,6 +92,7 @@ class Cloud(livehosts.LiveHosts):
         self.flags(service_down_time=10**6, allow_resize_to_same_host=True)
         self.flags(snapshot_timeout=60, group="openvz")
         super().setUp()
+        self._unforce()
 
     def _keep_databases(self) -> None:
         def on_disk(name: str) -> tuple[str, str]:
@@ -157,6 +162,9 @@ class Cloud(livehosts.LiveHosts):
 
     def make_node(self, host: str) -> SimNode:
         node = super().make_node(host)
+        first = self.nodes[self.HOSTS[0]]
+        if self.one_disk and node is not first:
+            twohosts.put_on_one_disk(first, node)
         node.watch("ssh", "rsync")
         return node
 
@@ -195,6 +203,53 @@ class Cloud(livehosts.LiveHosts):
             super().configure(node)
         else:
             twohosts.TwoHostsTest.configure(self, node)
+
+    # -- hosts that are lost ------------------------------------------------------
+
+    @property
+    def lost(self) -> str | None:
+        """The host that does not start with the others."""
+        found = self.world.notes().get("lost")
+        return str(found) if found else None
+
+    def lose(self, host: str) -> None:
+        """Have a host gone, and Nova know it."""
+        self.computes.pop(host).stop()
+        (service,) = self.admin_api.get_services(host=host, binary="nova-compute")
+        self.admin_api.put_service_force_down(service["id"], True)
+        self.world.note(lost=host)
+
+    def regain(self) -> None:
+        """Have the lost host back, if there is one."""
+        host = self.lost
+        if host is not None:
+            self.world.note(lost=None)
+            self.start_compute(host)
+            self._unforce()
+
+    def _unforce(self) -> None:
+        for service in self.admin_api.get_services(binary="nova-compute"):
+            if service["forced_down"] and service["host"] in self.computes:
+                self.admin_api.put_service_force_down(service["id"], False)
+
+    def start_compute(self, host: str) -> Any:
+        """Start nova-compute of a host, unless it is lost."""
+        return None if host == self.lost else super().start_compute(host)
+
+    def evacuate(self, server: dict[str, Any]) -> None:
+        """Have a server of the lost host come to the other one."""
+        self.admin_api.post_server_action(server["id"], {"evacuate": {}})
+        there = self.HOSTS[1]
+
+        def is_over() -> bool:
+            # Nova has no task for it any more some time before it has come.
+            found = self.instance(server)
+            failed = found.vm_state == "error" and not found.task_state
+            return failed or self.host_of(server) == there
+
+        self.wait_until("the evacuation", is_over)
+        self.rest(server["id"], self.PATIENCE)
+        assert self.host_of(server) == there, self.reason(server)
 
     # -- servers ----------------------------------------------------------------
 
@@ -241,7 +296,7 @@ class Cloud(livehosts.LiveHosts):
 
         A server that stays with a task is what an operator resets.
         """
-        for host in self.HOSTS:
+        for host in self.computes:
             for task in PERIODIC:
                 self.run_periodic(task, host)
         for instance in self.instances():

@@ -47,11 +47,18 @@ def entries(node: SimNode) -> list[str]:
     return sorted(
         f"{place}/{path.name}"
         for place in PLACES
-        if (node.root / place).is_dir()
-        for path in (node.root / place).iterdir()
+        if _directory(node, place).is_dir()
+        for path in _directory(node, place).iterdir()
         if not path.name.endswith("-sample") and path.name not in FURNITURE
         if not _is_lock(path)
     )
+
+
+def _directory(node: SimNode, place: str) -> Path:
+    if place == "vz/private":
+        # It may be another node's.
+        return Path(node.host.vz_conf()["VE_PRIVATE"]).parent
+    return node.root / place
 
 
 def _is_lock(path: Path) -> bool:
@@ -153,6 +160,17 @@ def allocated(cloud: Cloud, moves: Iterable[str] = ()) -> list[str]:
 
     # The API answers before Nova has come to the end of it.
     return list(cloud._patiently(3.0, found))
+
+
+def placed(cloud: Cloud, server: dict[str, Any]) -> list[str]:
+    """Placement has a server where Nova has it, and nowhere else."""
+    here = cloud.host_of(server)
+    found = [
+        provider["name"]
+        for provider in cloud._get_all_providers()
+        if server["id"] in cloud.allocations(provider["uuid"])
+    ]
+    return [] if found == [here] else [f"it is on {here}, and placed on {found}"]
 
 
 # -- the healthy server ------------------------------------------------------------

@@ -97,11 +97,11 @@ class Stand:
         place.mkdir(parents=True, exist_ok=True)
         self.place = place
         self.family = family
-        self._worlds: dict[int, World] = {}
+        self._worlds: dict[str, World] = {}
 
-    def _world(self, hosts: int) -> World:
-        place = self.place / f"{hosts}-hosts"
-        return self._worlds.setdefault(hosts, World(place))
+    def _world(self, hosts: int, one_disk: bool) -> World:
+        name = f"{hosts}-hosts" + ("-one-disk" if one_disk else "")
+        return self._worlds.setdefault(name, World(self.place / name))
 
     def log(self, name: str) -> Path:
         """Where a process says what it does."""
@@ -111,23 +111,23 @@ class Stand:
 
     # -- what is found ----------------------------------------------------------
 
-    def ready(self, state: str, hosts: int) -> World:
+    def ready(self, state: str, hosts: int, one_disk: bool = False) -> World:
         """A world with the victim in a state, made where it was not made yet.
 
         :raises RuntimeError: it cannot be made
         """
-        world = self._world(hosts)
+        world = self._world(hosts, one_disk)
         if world.has(state):
             return world
         steps = operations.STATES[state]
         if steps.made_from is None:
             world.clear()
         else:
-            self.ready(steps.made_from, hosts)
+            self.ready(steps.made_from, hosts, one_disk)
             world.restore(steps.made_from)
 
         def make() -> list[str]:
-            cloud = self.open(world, hosts)
+            cloud = self.open(world, hosts, one_disk)
             if steps.made_from is None:
                 treatment.settle_in(cloud)
             steps.make(cloud)
@@ -141,52 +141,52 @@ class Stand:
         children.learn(ended.value)
         return world
 
-    def open(self, world: World, hosts: int) -> Cloud:
+    def open(self, world: World, hosts: int, one_disk: bool = False) -> Cloud:
         """Start the services on what there is; in a process that ends with them."""
-        cloud = Cloud(world, self.family, hosts)
+        cloud = Cloud(world, self.family, hosts, one_disk)
         cloud.setUp()
         return cloud
 
     # -- what is done -----------------------------------------------------------
 
-    def trace(self, name: str) -> list[tuple[str, str]]:
-        """The commands of an operation that nobody disturbs: host and words of each.
+    def trace(self, name: str) -> dict[str, int]:
+        """How many commands an operation takes that nobody disturbs, by host.
+
+        The steps of a command that has some, as vzmigrate, are commands, too.
 
         :raises RuntimeError: it fails
         """
         operation = operations.OPERATIONS[name]
-        world = self.ready(operation.begins_in, operation.hosts)
+        world = self.ready(operation.begins_in, operation.hosts, operation.one_disk)
         world.restore(operation.begins_in)
 
-        def act() -> list[tuple[str, str]]:
-            cloud = self.open(world, operation.hosts)
+        def act() -> dict[str, int]:
+            cloud = self.open(world, operation.hosts, operation.one_disk)
             for node in cloud.nodes.values():
-                node.clear_commands()
+                node.count()
             operation.act(cloud)
-            return [
-                (host, " ".join(command.argv))
-                for host, node in cloud.nodes.items()
-                for command in node.commands()
-            ]
+            return {host: node.counted() for host, node in cloud.nodes.items()}
 
         log = self.log(f"{name}-trace")
         ended = children.call(act, log, LIMIT)
         if ended.error:
             raise RuntimeError(f"{name} fails: {ended.error}; see {log}")
-        return [(host, words) for host, words in ended.value]
+        counts: dict[str, int] = ended.value
+        return counts
 
     def points(self, name: str, moments: Iterable[str]) -> list[Point]:
         """The moments of each command of an operation."""
-        counts: dict[str, int] = {}
-        found = []
-        operation = operations.OPERATIONS[name]
-        first = Cloud.HOSTS[0]
-        for host, _words in self.trace(name):
-            number = counts[host] = counts.get(host, 0) + 1
-            if host == first and number > (operation.settled or number):
-                continue
-            found += [Point(host, number, when) for when in moments]
-        return found
+        counts = self.trace(name)
+        settled = operations.OPERATIONS[name].settled
+        if settled is not None:
+            first = Cloud.HOSTS[0]
+            counts[first] = min(counts[first], settled)
+        return [
+            Point(host, number, when)
+            for host, count in counts.items()
+            for number in range(1, count + 1)
+            for when in moments
+        ]
 
     def strike(self, name: str, point: Point, ending: str) -> Verdict:
         """Kill an operation at a point, start again, and look at what there is.
@@ -195,12 +195,12 @@ class Stand:
         """
         started = time.monotonic()
         operation = operations.OPERATIONS[name]
-        world = self.ready(operation.begins_in, operation.hosts)
+        world = self.ready(operation.begins_in, operation.hosts, operation.one_disk)
         world.restore(operation.begins_in)
         label = f"{name}-{str(point).replace(':', '-')}-{ending}"
 
         def act() -> None:
-            cloud = self.open(world, operation.hosts)
+            cloud = self.open(world, operation.hosts, operation.one_disk)
             for node in cloud.nodes.values():
                 node.clear_commands()
             point.order(cloud.nodes[point.host])
@@ -239,12 +239,13 @@ class Stand:
         before = Cloud(world, self.family, operation.hosts)
         command = _last_command(before)
         notes = world.notes()
-        cloud = self.open(world, operation.hosts)
+        cloud = self.open(world, operation.hosts, operation.one_disk)
         cloud.await_commands()
         cloud.heal()
         moves = cloud.migrations()
         wrong = invariants.owned(cloud) + invariants.allocated(cloud, moves)
         wrong += treatment.ENDINGS[ending](cloud, operation)
+        cloud.regain()
         if operation.hosts > 1:
             # The other host finds out that the server is gone.
             cloud.heal()

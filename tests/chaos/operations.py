@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +46,7 @@ class Operation:
         it came
     :ivar hosts: the compute hosts that it takes
     :ivar families: of vzctl, that it can be asked of
+    :ivar one_disk: the hosts have the private areas and the claims in one place
     :ivar settled: of the first host's commands, how many come before only an operator
         can say where the server is; None for all
     """
@@ -55,6 +57,7 @@ class Operation:
     hosts: int = 1
     families: tuple[str, ...] = ("4", "9")
     settled: int | None = None
+    one_disk: bool = False
 
 
 # -- single steps ------------------------------------------------------------------
@@ -133,6 +136,25 @@ def _move_live(cloud: Cloud) -> None:
     cloud.settle(victim)
 
 
+def _lose(cloud: Cloud) -> None:
+    victim = cloud.victim
+    node = cloud.nodes[cloud.HOSTS[0]]
+    cloud.lose(cloud.HOSTS[0])
+    # It goes with its host; what is not evacuated is looked at there.
+    node.run("vzctl", "stop", cloud.container(victim, node), "--fast")
+
+
+def _evacuate(cloud: Cloud) -> None:
+    cloud.evacuate(cloud.victim)
+    cloud.regain()
+
+
+def _evacuate_meanwhile(cloud: Cloud) -> None:
+    # It is there again when this comes to its end, or is killed.
+    cloud.world.note(lost=None)
+    cloud.evacuate(cloud.victim)
+
+
 #: How a victim can be found. Each is made once, and put aside.
 STATES: Mapping[str, State] = {
     "none": State(None, lambda cloud: None),
@@ -143,7 +165,14 @@ STATES: Mapping[str, State] = {
     "resized": State("active", _resize),
     "rescued": State("active", _acting("rescue", {}, "RESCUE")),
     "attached": State("active", _attach),
+    "lost": State("active", _lose),
     "moved": State("active", _acting("migrate", None, "VERIFY_RESIZE")),
+}
+
+_MOVES = {
+    "migrate": Operation("active", lambda c: c.move(c.victim), hosts=2),
+    "migrate-confirm": Operation("moved", lambda c: c.confirm(c.victim), hosts=2),
+    "migrate-revert": Operation("moved", lambda c: c.revert(c.victim), hosts=2),
 }
 
 #: What is done, by name.
@@ -168,11 +197,21 @@ OPERATIONS: Mapping[str, Operation] = {
     "rebuild": Operation("active", _rebuild, keeps=False),
     "attach": Operation("active", _attach),
     "detach": Operation("attached", _detach),
-    "migrate": Operation("active", lambda c: c.move(c.victim), hosts=2),
-    "migrate-confirm": Operation("moved", lambda c: c.confirm(c.victim), hosts=2),
-    "migrate-revert": Operation("moved", lambda c: c.revert(c.victim), hosts=2),
+    **_MOVES,
+    # Nothing is copied then.
+    **{
+        f"{name}-one-disk": dataclasses.replace(
+            operation, families=("4",), one_disk=True
+        )
+        for name, operation in _MOVES.items()
+    },
     # The next step of vzmigrate dumps the memory, by which it may run on both.
     "live-migrate": Operation(
         "active", _move_live, hosts=2, families=("4",), settled=8
+    ),
+    # The lost host comes back later, and before the other one.
+    "evacuate": Operation("lost", _evacuate, hosts=2, families=("4",), one_disk=True),
+    "evacuate-back": Operation(
+        "lost", _evacuate_meanwhile, hosts=2, families=("4",), one_disk=True
     ),
 }

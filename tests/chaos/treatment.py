@@ -63,8 +63,11 @@ def finish(cloud: Cloud, server: dict[str, Any], keeps: bool) -> list[str]:
     if _has_run(cloud, server):
         try:
             _bring_up(cloud, server, keeps)
+            cloud.regain()
             cloud.heal()
             wrong = invariants.in_use(cloud, server, keeps)
+            if cloud.one_disk:
+                wrong += invariants.placed(cloud, server)
         except Exception as error:
             said = _said(cloud, server, error)
             wrong = [f"the server cannot be brought back: {said}"]
@@ -116,6 +119,8 @@ def _bring_up(cloud: Cloud, server: dict[str, Any], keeps: bool) -> None:
     """
     if cloud.admin_api.get_server(server["id"])["OS-EXT-STS:task_state"]:
         cloud.reset(server)
+    if cloud.lost == cloud.host_of(server):
+        cloud.evacuate(server)
     status = cloud.admin_api.get_server(server["id"])["status"]
     if status == "RESCUE":
         _act(cloud, server, "unrescue")

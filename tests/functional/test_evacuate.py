@@ -15,14 +15,20 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
+import fixtures
 import pytest
 
 from tests.functional import twohosts
 
 SMALL = (1, 512, 1)
 NOTHING = (0, 0, 0)
+
+
+class Killed(BaseException):
+    """What nobody handles, as if the service ended."""
 
 
 class EvacuateTests:
@@ -105,6 +111,52 @@ class TestEvacuateOnSharedDisk(twohosts.OneDiskTest):
         self.delete(server)
         assert self.left("compute1") == self.left("compute2") == []
         assert list(first.private_dir.iterdir()) == []
+
+    def interrupt(self, server: dict[str, Any]) -> None:
+        """Have the new host's service end when it has all, and Nova does not know."""
+        reached = threading.Event()
+
+        def end(*_args: Any) -> None:
+            reached.set()
+            raise Killed
+
+        patch = "nova.compute.resource_tracker.ResourceTracker.finish_evacuation"
+        with fixtures.MonkeyPatch(patch, end):
+            self.admin_api.post_server_action(server["id"], {"evacuate": {}})
+            assert reached.wait(self.PATIENCE)
+            self.computes.pop("compute2").stop()
+
+    def test_files_survive_when_both_hosts_come_back_in_the_middle(self) -> None:
+        server = self.boot("web-1", host="compute1")
+        tree = self.seen(server)
+        first, second = self.nodes["compute1"], self.nodes["compute2"]
+        self.lose("compute1")
+        self.interrupt(server)
+        assert len(second.containers()) == 1
+        assert self.host_of(server) == "compute1"
+
+        self.restart("compute1")
+        # Nova has it remove what it has, and it does not.
+        assert len(first.containers()) == 1
+        self.restart("compute2")
+
+        assert second.containers() == []
+        assert self.admin_api.get_server(server["id"])["status"] == "ERROR"
+        assert self.seen(server) == tree
+        self.await_use(compute1=SMALL, compute2=NOTHING)
+        self.recover(server)
+        self.settle_as(server, "ACTIVE")
+        assert first.state(self.container(server, first)) == "running"
+        self.delete(server)
+        assert self.left("compute1") == self.left("compute2") == []
+        self.await_use(compute1=NOTHING, compute2=NOTHING)
+
+    def restart(self, host: str) -> None:
+        """Have a host back, and Nova know it."""
+        self.computes.pop(host, None)
+        self.start_compute(host)
+        (service,) = self.admin_api.get_services(host=host, binary="nova-compute")
+        self.admin_api.put_service_force_down(service["id"], False)
 
 
 class TestEvacuateWithVzctl4(EvacuateTests, twohosts.TwoHostsTest):

@@ -147,7 +147,7 @@ class ReachableHosts(base.SimulatedNodes):
         address = self._address(host)
         driver.get_host_ip_addr = lambda: address
         DirectTransfer.others[address] = driver._node
-        for name in ("plug", "unplug"):
+        for name in ("plug", "unplug", "unplug_forgotten"):
             call = getattr(driver._network, name)
             setattr(driver._network, name, self._noting(call, self.nodes[host]))
 
@@ -283,6 +283,14 @@ class TwoHostsTest(ReachableHosts, base.OpenVZFunctionalTest):
         return [*self.left_on(node), *map(str, node.private_dir.glob(".*"))]
 
 
+def put_on_one_disk(first: SimNode, node: SimNode) -> None:
+    """Have a node use the private areas and the claims of the first one."""
+    node.set_vz_conf(VE_PRIVATE=f"{first.private_dir}/$VEID")
+    claims = node.root / "claims"
+    if not claims.is_symlink():
+        claims.symlink_to(first.root / "claims")
+
+
 class OneDiskTest(TwoHostsTest):
     """Both hosts have the private areas and the claims of the first one."""
 
@@ -293,6 +301,5 @@ class OneDiskTest(TwoHostsTest):
         node = super().make_node(host)
         first = self.nodes["compute1"]
         if node is not first:
-            node.set_vz_conf(VE_PRIVATE=f"{first.private_dir}/$VEID")
-            (node.root / "claims").symlink_to(first.root / "claims")
+            put_on_one_disk(first, node)
         return node

@@ -511,7 +511,7 @@ def test_without_a_record_the_address_does(instance, flags):
 
 
 def test_what_has_come_of_a_deleted_server_is_removed(node, life, net, come, instance):
-    moves = migration.Migrations(node, life, net)
+    moves = migration.Migrations(node, life, net, None)
     assert life.list_uuids() == [support.UUID]
 
     assert moves.forget(instance)
@@ -524,4 +524,4 @@ def test_what_stays_is_said(node, life, net, boot, instance, sim):
     boot()
     sim.fail("vzctl", "stop", rc=96)
 
-    assert not migration.Migrations(node, life, net).forget(instance)
+    assert not migration.Migrations(node, life, net, None).forget(instance)

@@ -245,7 +245,7 @@ def test_a_running_server_is_stopped_removed_and_unplugged(
 
     life.destroy(instance, ports.network_info())
 
-    assert journal() == ["stop", "destroy", "unplug"]
+    assert journal() == ["stop", "unplug", "destroy"]
     assert ports.stops(sim) == [("--fast",)]
     assert support.traces(sim, node) == {}
 
@@ -371,7 +371,7 @@ def test_a_container_that_stays_does_not_keep_its_ports(
 
     with pytest.raises(exception.CleanupFailed, match="busy"):
         life.destroy(instance, ports.network_info())
-    assert journal() == ["stop", "destroy", "unplug"]
+    assert journal() == ["stop", "unplug", "destroy"]
 
     life.destroy(instance, ports.network_info())
     assert sim.containers() == []

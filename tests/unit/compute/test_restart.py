@@ -23,6 +23,7 @@ from nova import exception as nova_exception
 from nova import objects
 from ovznovadriver import exception
 from ovznovadriver.compute import (
+    evacuation,
     interfaces,
     interrupted,
     lifecycle,
@@ -81,8 +82,11 @@ def migrations(monkeypatch):
         objects.MigrationList,
         "get_by_filters",
         lambda context, filters: [
-            m for m in known if m.instance_uuid == filters["instance_uuid"]
+            m for m in known if m.instance_uuid == filters.get("instance_uuid")
         ],
+    )
+    monkeypatch.setattr(
+        objects.InstanceList, "get_by_filters", lambda context, filters, **_: []
     )
     return known
 
@@ -99,6 +103,7 @@ def start(node, life, net, image, saved, migrations):
             interfaces.Interfaces(node, net),
             net,
             livemigration.LiveMigrations(node, life, net),
+            evacuation.Evacuations(node, life, net),
         )
         subject.process(None, list(instances))
 
@@ -437,7 +442,8 @@ def live_restart(node, net=None):
     """What a service does about servers that come as they run."""
     life = lifecycle.Lifecycle(node, net, SimpleNamespace(prepare=None))
     live = livemigration.LiveMigrations(node, life, net)
-    return restart.Restart(node, life, None, None, net, live)
+    evacuations = evacuation.Evacuations(node, life, net)
+    return restart.Restart(node, life, None, None, net, live, evacuations)
 
 
 @pytest.mark.parametrize(
