@@ -225,21 +225,19 @@ class ColdMigrations:
         :param power_on: False leaves it stopped
         """
         self._lending.recall(instance.uuid)
-        container = servers.find(self._node, instance)
-        container.take_back()
-        if not self._has_name(container):
-            container.save_ovz_metadata()
+        servers.find(self._node, instance).take_back()
+        self.restore_name(instance)
         if power_on:
             self._life.power_on(instance, network_info)
         if instance.task_state != task_states.RESIZE_REVERTING:
             # The service ended while the server was leaving.
             self._discard(migration, instance)
 
-    def _has_name(self, container: OvzContainer) -> bool:
-        if self._node.family.uuid_ctids:
-            return True
-        link = os.path.join(self._node.paths.names, container.uuid or "")
-        return os.path.lexists(link)
+    def restore_name(self, instance: Any) -> None:
+        """Give a container its name again, where it gave that up to leave."""
+        link = os.path.join(self._node.paths.names, instance.uuid)
+        if not self._node.family.uuid_ctids and not os.path.lexists(link):
+            servers.find(self._node, instance).save_ovz_metadata()
 
     def _discard(self, migration: Any, instance: Any) -> None:
         peer = transfer.Peer.from_options(migration.dest_host, CONF.openvz)

@@ -47,6 +47,8 @@ class Operation:
     :ivar hosts: the compute hosts that it takes
     :ivar families: of vzctl, that it can be asked of
     :ivar one_disk: the hosts have the private areas and the claims in one place
+    :ivar placed: placement has to have the server where Nova has it afterwards; Nova
+        itself leaves that to operators, for a move that it broke off when it started
     :ivar settled: of the first host's commands, how many come before only an operator
         can say where the server is; None for all
     """
@@ -58,6 +60,7 @@ class Operation:
     families: tuple[str, ...] = ("4", "9")
     settled: int | None = None
     one_disk: bool = False
+    placed: bool = False
 
 
 # -- single steps ------------------------------------------------------------------
@@ -210,8 +213,13 @@ OPERATIONS: Mapping[str, Operation] = {
         "active", _move_live, hosts=2, families=("4",), settled=8
     ),
     # The lost host comes back later, and before the other one.
-    "evacuate": Operation("lost", _evacuate, hosts=2, families=("4",), one_disk=True),
-    "evacuate-back": Operation(
-        "lost", _evacuate_meanwhile, hosts=2, families=("4",), one_disk=True
-    ),
+    **{
+        name: Operation(
+            "lost", act, hosts=2, families=("4",), one_disk=True, placed=True
+        )
+        for name, act in (
+            ("evacuate", _evacuate),
+            ("evacuate-back", _evacuate_meanwhile),
+        )
+    },
 }

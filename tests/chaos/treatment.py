@@ -45,7 +45,9 @@ def _victim(cloud: Cloud) -> dict[str, Any] | None:
 def use(cloud: Cloud, operation: operations.Operation) -> list[str]:
     """The server is brought back to work; then it is deleted."""
     server = _victim(cloud)
-    return [] if server is None else finish(cloud, server, operation.keeps)
+    if server is None:
+        return []
+    return finish(cloud, server, operation.keeps, operation.placed)
 
 
 def delete(cloud: Cloud, _operation: operations.Operation) -> list[str]:
@@ -54,10 +56,13 @@ def delete(cloud: Cloud, _operation: operations.Operation) -> list[str]:
     return [] if server is None else _delete(cloud, server)
 
 
-def finish(cloud: Cloud, server: dict[str, Any], keeps: bool) -> list[str]:
+def finish(
+    cloud: Cloud, server: dict[str, Any], keeps: bool, placed: bool = False
+) -> list[str]:
     """Bring a server back to work, and delete it.
 
     :param keeps: the user's file has to be in it
+    :param placed: placement has to have it where Nova has it
     """
     wrong = []
     if _has_run(cloud, server):
@@ -66,7 +71,7 @@ def finish(cloud: Cloud, server: dict[str, Any], keeps: bool) -> list[str]:
             cloud.regain()
             cloud.heal()
             wrong = invariants.in_use(cloud, server, keeps)
-            if cloud.one_disk:
+            if placed:
                 wrong += invariants.placed(cloud, server)
         except Exception as error:
             said = _said(cloud, server, error)

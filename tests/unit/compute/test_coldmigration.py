@@ -274,6 +274,22 @@ def test_a_server_that_has_not_got_its_files_yet_does_not_go(
     assert sim.state(ctid) == "running"
 
 
+def test_a_hard_reboot_gives_a_server_its_name_again(
+    sim, boot, node, life, net, cold, instance
+):
+    # A revert on one disk may have been interrupted before.
+    ctid = boot()
+    before = sim.conf_text(ctid)
+    if not node.family.uuid_ctids:
+        OvzContainer.find(node, uuid=support.UUID).prep_for_migration()
+    instance.migration_context = None
+    moves = migration.Migrations(node, life, net, None)
+
+    moves.reboot(None, instance, ports.network_info(), hard=True)
+
+    assert sim.conf_text(ctid) == before
+
+
 def test_the_name_comes_back_with_the_server(sim, boot, cold, instance, node):
     ctid = boot()
     before = sim.conf_text(ctid)
