@@ -56,6 +56,7 @@ def instance() -> objects.Instance:
         key_data=None,
         project_id="project",
         host=support.HOST,
+        deleted=False,
         system_metadata={},
         device_metadata=None,
         flavor=objects.Flavor(

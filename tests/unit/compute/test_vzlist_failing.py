@@ -28,7 +28,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from nova.compute import provider_tree
+from nova.compute import provider_tree, task_states
 
 from nova import exception as nova_exception
 from nova import objects
@@ -106,6 +106,11 @@ def _other(world: World) -> objects.Instance:
 
 def _spawn(world: World) -> None:
     world.driver.spawn(None, _other(world), _meta(), None, None, {}, [])
+
+
+def _destroy(world: World) -> None:
+    world.instance.task_state = task_states.DELETING
+    world.driver.destroy(None, world.instance, _nics())
 
 
 def _reboot(kind: str) -> Callable[[World], Any]:
@@ -210,9 +215,7 @@ CALLS: dict[str, Call] = {
     "get_diagnostics": Call(_server("get_diagnostics")),
     "get_instance_diagnostics": Call(_server("get_instance_diagnostics")),
     "spawn": Call(_spawn),
-    "destroy": Call(
-        lambda w: w.driver.destroy(None, w.instance, _nics()),
-    ),
+    "destroy": Call(_destroy),
     "cleanup": Call(_nova("cleanup", [])),
     "power_on": Call(_nova("power_on", []), running=False),
     "power_off": Call(_server("power_off")),
