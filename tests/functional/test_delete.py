@@ -59,7 +59,7 @@ class DeleteTests:
     def test_a_server_whose_container_is_gone_already_is_deleted(self) -> None:
         server = self.boot("web-1")
         self.act(server, "os-stop")
-        self.driver().destroy(None, self.instance(server), [])
+        self.driver().destroy(self.cell_context(), self.instance(server), [])
 
         self.delete(server)
 
