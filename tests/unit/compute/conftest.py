@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -181,6 +182,14 @@ def boot(
         return sim.containers()[0]
 
     return spawn
+
+
+@pytest.fixture
+def second(sim: SimNode, tmp_path: Path) -> SimNode:
+    """Another node with the same private areas."""
+    found = support.simulated(tmp_path / "second", sim.family)
+    found.set_vz_conf(VE_PRIVATE=f"{sim.private_dir}/$VEID")
+    return found
 
 
 @pytest.fixture

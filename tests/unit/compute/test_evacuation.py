@@ -37,14 +37,6 @@ def sim(request, tmp_path, own_privileged_side):
 
 
 @pytest.fixture
-def second(sim, tmp_path):
-    """A node with the same private areas."""
-    found = support.simulated(tmp_path / "second", sim.family)
-    found.set_vz_conf(VE_PRIVATE=f"{sim.private_dir}/$VEID")
-    return found
-
-
-@pytest.fixture
 def here(node, second):
     """It, as the host has it that servers come to."""
     return support.open_node(second, HERE, lock_dir=node.options.lock_dir)

@@ -32,14 +32,6 @@ def sim(request, tmp_path, own_privileged_side):
 
 
 @pytest.fixture
-def second(sim, tmp_path):
-    """A node with the same private areas."""
-    found = support.simulated(tmp_path / "second", sim.family)
-    found.set_vz_conf(VE_PRIVATE=f"{sim.private_dir}/$VEID")
-    return found
-
-
-@pytest.fixture
 def there(node, second):
     """It, as the host has it that borrows."""
     return support.open_node(second, "host2", lock_dir=node.options.lock_dir)
