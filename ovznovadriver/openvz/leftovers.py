@@ -32,6 +32,8 @@ ROOT_DIR_MODE = 0o755
 
 #: Bytes of a lock: a PID, and the status that vzctl writes after it.
 _LOCK_LIMIT = 4096
+#: What follows the CTID in a lock's name, and in one's that is being made (mkstemp(3)).
+_LOCK = re.compile(r"\.lck([0-9A-Za-z]{6})?")
 
 
 def _refuse_mounted(path: str) -> None:
@@ -82,18 +84,30 @@ def _remove_dump(directory: str, ctid: str) -> None:
 
 
 def _remove_lock(directory: str, ctid: str) -> None:
-    path = os.path.join(directory, f"{ctid}.lck")
-    try:
-        content, _ = tree.read_plain(path, _LOCK_LIMIT)
-    except FileNotFoundError:
+    """Remove a dead process's lock; and what one left that was killed in locking.
+
+    vzctl writes a lock as ``<ctid>.lckXXXXXX`` and links it to its name (vps_lock() of
+    vzctl 4, _lock_file() of libvzctl).
+    """
+    lock = f"{ctid}.lck"
+    for name in sorted(_names_with(directory, lock)):
+        if not _LOCK.fullmatch(name, len(ctid)):
+            continue
+        path = os.path.join(directory, name)
+        with contextlib.suppress(FileNotFoundError):
+            _refuse_held(path, unwritten=name != lock)
+            os.unlink(path)
+
+
+def _refuse_held(path: str, unwritten: bool = False) -> None:
+    content, _ = tree.read_plain(path, _LOCK_LIMIT)
+    if unwritten and not content:
         return
     owner = content.split()[:1]
     if not owner or not owner[0].isdigit():
         raise exception.OvzError(f"{path!r} does not say whose lock it is")
     if procfs.is_running(int(owner[0])):
         raise exception.OvzError(f"{path!r} is held by process {int(owner[0])}")
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
 
 
 def _remove_name_links(directory: str, ctid: str) -> None:

@@ -67,8 +67,11 @@ class Orders:
     ) -> None:
         """The nth matching call hangs, holding the container's lock, until killed.
 
+        sim/hangs is there from when it does.
+
         :param detached: a child in a session of its own hangs too and has the lock.
         """
+        (self.root / "sim/hangs").unlink(missing_ok=True)
         self._order(
             program, subcommand, ctid, nth, when, action="hang", detached=detached
         )

@@ -164,6 +164,7 @@ def _hang(host: Host, detached: bool, lock: ContainerLock | None) -> None:
             os._exit(0)
         if lock is not None:
             lock.hand_to(child)
+    base.write_text(host.sim("hangs"), "")
     _wait(host)
     raise base.Exit(base.UNMODELLED, "ovzsim: nobody ended this hanging command\n")
 

@@ -77,20 +77,26 @@ class ContainerLock:
                 self._streams.say(f"Removing {article}stale lock file {self._path}")
             os.unlink(self._path)
         self._pid = os.getpid()
+        # As vzctl does it: a command that is killed here leaves the first name.
+        temporary = self._path + os.urandom(3).hex()
         try:
-            fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except PermissionError:
             raise base.Exit(
                 3,
-                f"Unable to create temporary lock file: {self._path}: "
+                f"Unable to create temporary lock file: {temporary}: "
                 "Permission denied\nUnable to lock container\n",
             ) from None
         with os.fdopen(fd, "w", encoding="ascii") as handle:
-            handle.write(f"{self._pid}\n")
+            handle.write(f"{self._pid}\n\n")
+        os.link(temporary, self._path)
+        os.unlink(temporary)
 
     def hand_to(self, pid: int) -> None:
         """Names another process as the owner (a child that outlives this one)."""
-        base.write_text(self._path, f"{pid}\n")
+        temporary = self._host.sim(f"lock.{pid}")
+        base.write_text(temporary, f"{pid}\n\n")
+        os.replace(temporary, self._path)
         self._pid = pid
 
     def release(self) -> None:

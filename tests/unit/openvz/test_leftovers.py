@@ -47,6 +47,9 @@ def fill(tmp_path, ctid):
     (tmp_path / "dump" / f"Dump.{ctid}" / "pages.img").touch()
     (tmp_path / "dump" / f"Dump.{ctid}.fail").touch()
     (tmp_path / "lock" / f"{ctid}.lck").write_text(f"{DEAD}\nstarting\n")
+    # Of vzctl commands that were killed while they took the lock.
+    (tmp_path / "lock" / f"{ctid}.lckVq3ab7").write_text(f"{DEAD}\n\n")
+    (tmp_path / "lock" / f"{ctid}.lckZyxw09").touch()
     (tmp_path / "names" / f"name-{ctid}").symlink_to(f"/etc/vz/conf/{ctid}.conf")
     (tmp_path / "cgroup" / f"vz-{ctid}").mkdir()
     (tmp_path / "cgroup/memory" / f"vz-{ctid}" / "system.slice").mkdir(parents=True)
@@ -98,6 +101,25 @@ def test_all_steps_are_tried_and_each_failure_is_told(tmp_path, dirs):
     assert (tmp_path / "root" / CTID / "file").exists()
     assert (tmp_path / "lock" / f"{CTID}.lck").exists()
     assert not (tmp_path / "private" / CTID).exists()
+
+
+def test_a_lock_that_a_living_process_is_taking_stays(tmp_path, dirs):
+    lock = tmp_path / "lock" / f"{CTID}.lckVq3ab7"
+    lock.write_text(f"{os.getpid()}\n\n")
+
+    failures = leftovers.remove_container(dirs=dirs, ctid=CTID)
+
+    assert f"held by process {os.getpid()}" in failures[0]
+    assert lock.exists()
+
+
+def test_what_is_no_lock_of_vzctls_stays(tmp_path, dirs):
+    other = tmp_path / "lock" / f"{CTID}.lck.backup"
+    other.write_text(f"{DEAD}\n")
+
+    assert leftovers.remove_container(dirs=dirs, ctid=CTID) == []
+
+    assert other.exists()
 
 
 @pytest.mark.parametrize("content", ["", "\n", "nobody\n", "-1\n"])
