@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
 import shlex
@@ -130,15 +131,21 @@ def _hello(files: Sequence[str]) -> dict[str, Any]:
 
     flags = [word for file in files for word in ("--config-file", file)]
     nova_config.parse_args(["ovz-receive", *flags], configure_db=False, init_rpc=False)
-    opened = node.Node.open(host.CONF.host, host.node_options())
-    return transfer.local_facts(opened).as_dict()
+    options = dataclasses.replace(host.node_options(), privilege=_privilege())
+    return transfer.local_facts(node.Node.open(host.CONF.host, options)).as_dict()
+
+
+def _privilege() -> str:
+    """The way to root: a daemon of privsep's would be started for a call or two."""
+    from ovznovadriver.openvz import utils
+
+    return utils.ROOTWRAP
 
 
 def _call(found: cfg.ConfigOpts, verb: str, **kwargs: Any) -> Any:
     from ovznovadriver.openvz import utils
 
-    # A daemon of privsep's would be started for this one call.
-    executor = utils.Executor(utils.ROOTWRAP, _root_helper(found))
+    executor = utils.Executor(_privilege(), _root_helper(found))
     limit = float(found.openvz.migration_timeout)
     dirs = {"private": _private_dir(found)}
     return executor.call(verb, time_limit=limit, dirs=dirs, **kwargs)

@@ -25,7 +25,8 @@ What the tests find in their environment:
 * ``OVZ_PRIVILEGE_HELPER``: the root helper, in nova's form
 * ``OVZ_PRIVILEGE_DIR``: holds, for each of pytest's workers, ``node4`` and ``node9``,
   the simulated nodes, whose ``bin`` directories hold vzctl and vzlist; both have the
-  template ``tiny``
+  template ``tiny``; and ``neighbour4.json`` and ``neighbour9.json``, which say how
+  trees go to other nodes, where OpenSSH's server and rsync are installed
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ import time
 from collections.abc import Iterator
 
 from ovznovadriver.openvz import privileged
+from tests import ssh
+from tests.privilege import neighbours
 from tests.simulator.node import Family, SimNode
 
 PROJECT = pathlib.Path(__file__).resolve().parents[2]
@@ -54,6 +57,7 @@ WORKERS = int(os.environ.get("OVZ_TEST_WORKERS", "2"))
 FAMILIES: tuple[Family, ...] = ("4", "9")
 NEEDED = ("sudo", "visudo", "useradd", "userdel", "setpriv")
 SUDO_LOG = "sudo.log"
+ROOTWRAP = "rootwrap.conf"
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # A vzctl that is slow in two ways, for what the simulator's one cannot show to a
@@ -134,20 +138,24 @@ def _make_nodes(directory: pathlib.Path) -> None:
         (slow / "vzctl").chmod(0o755)
 
 
-def _make_rootwrap(directory: pathlib.Path) -> pathlib.Path:
+def _make_rootwrap(directory: pathlib.Path) -> None:
     filters = directory / "rootwrap.d"
     filters.mkdir()
     shutil.copy(PROJECT / "etc/nova/rootwrap.d/openvz.filters", filters)
-    conf = directory / "rootwrap.conf"
+    conf = directory / ROOTWRAP
     conf.write_text(
         f"[DEFAULT]\nfilters_path={filters}\nexec_dirs={SCRIPTS},/usr/sbin,/usr/bin\n"
         "use_syslog=False\n"
     )
-    return conf
 
 
-def _make_sudoers(user: str, directory: pathlib.Path, into: pathlib.Path) -> None:
-    conf = _make_rootwrap(directory)
+def _make_sudoers(
+    user: str,
+    directory: pathlib.Path,
+    into: pathlib.Path,
+    receivers: list[pathlib.Path],
+) -> None:
+    conf = directory / ROOTWRAP
     # The line is the documented one; secure_path is for a virtual environment, and the
     # log for what is looked up in it at last.
     text = (
@@ -155,12 +163,33 @@ def _make_sudoers(user: str, directory: pathlib.Path, into: pathlib.Path) -> Non
         f"Defaults:{user} logfile={directory / SUDO_LOG}, loglinelen=0\n"
         f"{user} ALL=(root) NOPASSWD: {SCRIPTS}/nova-rootwrap {conf} *\n"
     )
+    if receivers:
+        # How the user gets to read a checkout of root's when it comes by ssh.
+        programs = ", ".join(map(str, receivers))
+        text += f"Defaults!{programs} env_keep += SSH_ORIGINAL_COMMAND\n"
+        text += f"{user} ALL=(root) NOPASSWD: {programs}\n"
     with tempfile.NamedTemporaryFile("w", prefix="sudoers-") as draft:
         draft.write(text)
         draft.flush()
         _call("visudo", "-qcf", draft.name)
     into.touch(mode=0o440)
     into.write_text(text)
+
+
+def _make_neighbours(
+    server: ssh.Sshd, user: str, directory: pathlib.Path
+) -> list[pathlib.Path]:
+    """What root has to run so that the user's ssh can read our files; seldom any."""
+    # The keys in it are root's alone, and the user has to find what lets it in.
+    (directory / "ssh").chmod(0o711)
+    become = [] if _is_readable_by(user) else _become(user)
+    receivers = []
+    for way, worker, family in itertools.product(WAYS, range(WORKERS), FAMILIES):
+        home = directory / "home"
+        service = neighbours.Service(user, home, way, directory / ROOTWRAP, become)
+        place = directory / way / f"gw{worker}"
+        receivers.append(neighbours.add(server, service, place, family))
+    return receivers if become else []
 
 
 @contextlib.contextmanager
@@ -173,17 +202,24 @@ def scene() -> Iterator[tuple[str, pathlib.Path]]:
         directory = pathlib.Path(tempfile.mkdtemp(prefix="ovz-test-", dir="/var/lib"))
         undo.callback(shutil.rmtree, directory)
         directory.chmod(0o755)
-        _call("useradd", "--system", "--user-group", "--no-create-home", user)
+        # sshd lets nobody in whose account is locked, as it is without any password.
+        account = ["--system", "--user-group", "--no-create-home", "--password=*"]
+        _call("useradd", *account, "--shell=/bin/sh", user)
         undo.callback(_call, "userdel", user)
         undo.callback(_end_processes, user)
         undo.callback(sudoers.unlink, missing_ok=True)
         _make_nodes(directory)
-        for cache in directory.glob("*/*/node?/vz/template/cache"):
-            shutil.chown(cache, user, user)  # the service keeps its images there
-        _make_sudoers(user, directory, sudoers)
         home = directory / "home"
         home.mkdir(mode=0o700)
         shutil.chown(home, user, user)
+        _make_rootwrap(directory)
+        receivers = []
+        if ssh.reason_not_to() is None:
+            server = undo.enter_context(ssh.serving(directory / "ssh"))
+            receivers = _make_neighbours(server, user, directory)
+        for cache in directory.glob("*/*/*/vz/template/cache"):
+            shutil.chown(cache, user, user)  # the service keeps its images there
+        _make_sudoers(user, directory, sudoers, receivers)
         yield user, directory
 
 
@@ -229,7 +265,7 @@ def _start(
         "PYTHONDONTWRITEBYTECODE": "1",
         "OS_NOVA_DISABLE_EVENTLET_PATCHING": "true",
         "OVZ_PRIVILEGE": way,
-        "OVZ_PRIVILEGE_HELPER": f"sudo nova-rootwrap {directory}/rootwrap.conf",
+        "OVZ_PRIVILEGE_HELPER": f"sudo nova-rootwrap {directory / ROOTWRAP}",
         "OVZ_PRIVILEGE_DIR": str(directory / way),
     }
     pytest = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]

@@ -26,8 +26,10 @@ import pytest
 from oslo_privsep import priv_context
 
 from ovznovadriver import exception
-from ovznovadriver.openvz import hostends, utils, vzctl, vzlist
-from tests.contract.place import made_for_this_worker
+from ovznovadriver.openvz import hostends, transfer, utils, vzctl, vzlist
+from ovznovadriver.openvz import node as ovz_node
+from tests.contract.place import Place, made_for_this_worker
+from tests.privilege import neighbours
 
 pytestmark = pytest.mark.skipif(
     "OVZ_PRIVILEGE" not in os.environ,
@@ -333,3 +335,45 @@ def test_every_other_verb_is_answered_from_the_root_side(
         call("pack_contents", owner=0, **tree)
     with pytest.raises(exception.CommandRefused, match="not the caller"):
         call("send_tree", owner=0, **tree)
+
+
+@pytest.fixture
+def source(helper: str, node: pathlib.Path, tmp_path: pathlib.Path) -> ovz_node.Node:
+    """The node as a service has it, for which nobody is root."""
+    (tmp_path / "claims").mkdir()
+    options = Place(node, (str(node / "bin"),)).options(tmp_path / "claims")
+    return ovz_node.Node.open("here", options)
+
+
+@pytest.fixture
+def transfers(source: ovz_node.Node, node: pathlib.Path) -> transfer.Transfer:
+    """The way from it to a node beside it, by ssh as the same user."""
+    described = neighbours.path(node.parent, node.name.removeprefix("node"))
+    if not described.exists():
+        pytest.skip("needs OpenSSH's server and rsync")
+    return transfer.Transfer(source, transfer.Peer(**json.loads(described.read_text())))
+
+
+def test_a_tree_goes_to_another_host(
+    executor: utils.Executor, ctid: str, container: str, transfers: transfer.Transfer
+) -> None:
+    key = "6c3f7f7e-3a60-4a37-9c0b-1f8f3b0d2a44"
+    private = transfers._node.paths.private
+    theirs = transfers.hello()
+    assert (theirs.host, theirs.confined) == ("neighbour", True)
+    assert transfers.is_shared(key) is False
+    assert transfers.sees_claim(ctid, key) is False
+
+    transfers.send(ctid, key)
+    later = {"path": "etc/later", "mode": 0o640, "content": b"x", "uid": 0, "gid": 0}
+    tree = {"base": private, "ctid": ctid, "sub": container}
+    executor.call("write_files", **tree, files=[later])
+    transfers.send(ctid, key, final=True)
+
+    # The root sides of both have compared all of it.
+    transfers.verify(ctid, key)
+    there = str(pathlib.Path(private).parents[1]).replace("/node", "/neighbour")
+    dirs = {"private": f"{there}/vz/private"}
+    assert key in executor.call("list_incoming", dirs=dirs)
+    transfers.discard(key)
+    assert key not in executor.call("list_incoming", dirs=dirs)

@@ -157,11 +157,15 @@ def _hang(host: Host, detached: bool, lock: ContainerLock | None) -> None:
     The child then is the one that holds the lock.
     """
     if detached:
+        ready, begun = os.pipe()
         child = os.fork()
         if child == 0:
             os.setsid()
+            os.close(begun)
             _wait(host)
             os._exit(0)
+        os.close(begun)
+        os.read(ready, 1)
         if lock is not None:
             lock.hand_to(child)
     base.write_text(host.sim("hangs"), "")
