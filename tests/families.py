@@ -34,6 +34,9 @@ from pathlib import Path
 
 import pytest
 
+#: Nothing is left out.
+THOROUGH = bool(os.environ.get("OVZ_THOROUGH"))
+
 _FAMILY = re.compile(r"[49]$")
 _NODE = re.compile(r"\bvzctl[49]\b")
 _COMPUTE = Path(__file__).parent / "unit" / "compute"
@@ -58,7 +61,7 @@ def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> None:
     """Leave out what is slow, and one of each pair."""
-    if os.environ.get("OVZ_THOROUGH"):
+    if THOROUGH:
         return
     pairs: defaultdict[tuple[str, str], list[pytest.Item]] = defaultdict(list)
     for item in items:

@@ -25,8 +25,9 @@ What the tests find in their environment:
 * ``OVZ_PRIVILEGE_HELPER``: the root helper, in nova's form
 * ``OVZ_PRIVILEGE_DIR``: holds, for each of pytest's workers, ``node4`` and ``node9``,
   the simulated nodes, whose ``bin`` directories hold vzctl and vzlist; both have the
-  template ``tiny``; and ``neighbour4.json`` and ``neighbour9.json``, which say how
-  trees go to other nodes, where OpenSSH's server and rsync are installed
+  template ``tiny``. ``service4`` and ``service9`` are for whole services. And
+  ``neighbour4.json`` and ``neighbour9.json`` say how trees go to other nodes, where
+  OpenSSH's server and rsync are installed
 """
 
 from __future__ import annotations
@@ -132,6 +133,7 @@ def _make_nodes(directory: pathlib.Path) -> None:
         place = directory / way / f"gw{worker}"
         for family in FAMILIES:
             SimNode(place / f"node{family}", family).add_template("tiny")
+            SimNode(place / f"service{family}", family, uid_offset=neighbours.OFFSET)
         slow = place / "slow"
         slow.mkdir()
         (slow / "vzctl").write_text(_SLOW_VZCTL.format(directory=slow))
@@ -267,6 +269,7 @@ def _start(
         "OVZ_PRIVILEGE": way,
         "OVZ_PRIVILEGE_HELPER": f"sudo nova-rootwrap {directory / ROOTWRAP}",
         "OVZ_PRIVILEGE_DIR": str(directory / way),
+        "OVZ_THOROUGH": os.environ.get("OVZ_THOROUGH", ""),
     }
     pytest = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
     pytest += ["--basetemp", f"{home}/{way}", "tests/privilege", "tests/contract"]

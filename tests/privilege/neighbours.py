@@ -31,6 +31,8 @@ from tests import ssh
 from tests.simulator.node import Family, SimNode
 
 SCRIPTS = pathlib.Path(sys.executable).parent
+#: What is added to the owners in containers.
+OFFSET = 100000
 
 _NOVA_CONF = """\
 [DEFAULT]
@@ -82,7 +84,7 @@ def add(
     :returns: the program that root runs to become the service; it is in no way needed
         where everybody may read Python and the checkout
     """
-    sim = SimNode(place / f"neighbour{family}", family)
+    sim = SimNode(place / f"neighbour{family}", family, uid_offset=OFFSET)
     home = service.home / sim.root.name / service.way / place.name
     (home / "claims").mkdir(parents=True)
     conf = sim.root / "nova.conf"

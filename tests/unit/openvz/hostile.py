@@ -21,6 +21,8 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.families import THOROUGH
+
 CTID = "101"
 SECRET = b"the host's own\n"
 #: Entries of the directory with many.
@@ -190,7 +192,7 @@ def some_plants(turn: int) -> list[str]:
     With ``OVZ_THOROUGH`` (see tests/families.py) each place has all.
     """
     # Those of one sort stand together, so that each place has some of each.
-    if os.environ.get("OVZ_THOROUGH"):
+    if THOROUGH:
         return list(PLANTS)
     return [plant for number, plant in enumerate(PLANTS) if (number + turn) % 4 == 0]
 
