@@ -63,12 +63,13 @@ def pytest_collection_modifyitems(
     """Leave out what is slow, and one of each pair."""
     if THOROUGH:
         return
+    left_out = {item for item in items if item.get_closest_marker("slow")}
     pairs: defaultdict[tuple[str, str], list[pytest.Item]] = defaultdict(list)
     for item in items:
         key = _key(item)
-        if key is not None:
+        # One whose twin is slow is the only one that is left of its pair.
+        if key is not None and item not in left_out:
             pairs[key].append(item)
-    left_out = {item for item in items if item.get_closest_marker("slow")}
     left_out |= {
         pair[zlib.crc32(key[1].encode()) % 2]
         for key, pair in pairs.items()

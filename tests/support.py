@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,6 +62,13 @@ def simulated(root: Path, family: Family, **options: Any) -> SimNode:
     uid, gid = (100000, 100000) if os.geteuid() == 0 else (os.getuid(), os.getgid())
     sim.set_vz_conf(LOCAL_UID=str(uid), LOCAL_GID=str(gid))
     return sim
+
+
+def neighbour(sim: SimNode, root: Path) -> SimNode:
+    """Another node with the same private areas."""
+    found = simulated(root, sim.family)
+    found.set_vz_conf(VE_PRIVATE=f"{sim.private_dir}/$VEID")
+    return found
 
 
 def options(sim: SimNode, **changes: Any) -> ovz_node.Options:
@@ -121,6 +129,21 @@ def foreign(sim: SimNode, image: str, ctid: str, description: str = "") -> None:
     assert done.rc == 0, done
     if description:
         describe(sim, ctid, description)
+
+
+def legacy(
+    sim: SimNode,
+    image: str,
+    ctid: str,
+    host: str = HOST,
+    uuid: str = UUID,
+    name: str = "instance-00000007",
+) -> str:
+    """A container of the driver of 2014; its CTID."""
+    tag = {"host": host, "name": name, "nova_id": "7", "uuid": uuid}
+    foreign(sim, image, ctid, json.dumps(tag))
+    sim.run("vzctl", "set", ctid, "--name", uuid, "--save")
+    return ctid
 
 
 def describe(sim: SimNode, ctid: str, text: str) -> None:

@@ -28,6 +28,7 @@ from ovznovadriver.openvz import ctid as ovz_ctid
 from ovznovadriver.openvz import metadata
 from ovznovadriver.openvz.container import OvzContainer, OvzContainers
 from tests import support
+from tests.unit.compute.abandoned import abandon, half_made
 
 UUID, OTHER_UUID = support.UUID, support.OTHER_UUID
 PROJECT = Path(__file__).parents[3]
@@ -68,30 +69,6 @@ def tool(sim, capsys):
         return code, said.out if plain else json.loads(said.out)
 
     return run
-
-
-def half_made(node, image, uuid=UUID):
-    """A container that was created by a process that is gone; its CTID."""
-    ctid = OvzContainer.get_next_id(node, uuid)
-    node.vzctl.create(ctid, image, config=node.sample, layout="simfs")
-    abandon(node, ctid)
-    return ctid
-
-
-def abandon(node, ctid):
-    path = Path(node.options.lock_dir, ctid, "owner")
-    owner = json.loads(path.read_text())
-    path.write_text(json.dumps({**owner, "boot_id": "gone"}))
-
-
-def legacy(sim, image, ctid, host=support.HOST, uuid=UUID):
-    """A container of the driver of 2014."""
-    text = json.dumps(
-        {"host": host, "name": "instance-00000007", "nova_id": "7", "uuid": uuid}
-    )
-    support.foreign(sim, image, ctid, text)
-    sim.run("vzctl", "set", ctid, "--name", uuid, "--save")
-    return ctid
 
 
 # -- list ---------------------------------------------------------------------------
@@ -242,7 +219,7 @@ def test_a_container_renamed_by_hand_gets_its_name_back(sim4, node4, image4, cap
 
 
 def test_a_container_of_2014_is_adopted(sim4, node4, image4, capsys):
-    ctid = legacy(sim4, image4, "150")
+    ctid = support.legacy(sim4, image4, "150")
     before = (sim4.tree(ctid) / "etc/passwd").read_bytes()
 
     code = manage.main(
@@ -262,9 +239,9 @@ def test_a_container_of_2014_is_adopted(sim4, node4, image4, capsys):
 
 
 def test_all_of_a_host_are_adopted_and_no_others(sim4, image4, capsys):
-    legacy(sim4, image4, "150")
-    legacy(sim4, image4, "151", uuid=OTHER_UUID)
-    legacy(sim4, image4, "152", host="host2", uuid=UUID[:-1] + "9")
+    support.legacy(sim4, image4, "150")
+    support.legacy(sim4, image4, "151", uuid=OTHER_UUID)
+    support.legacy(sim4, image4, "152", host="host2", uuid=UUID[:-1] + "9")
     support.foreign(sim4, image4, "153", "web server")
 
     manage.main(
@@ -290,7 +267,7 @@ REFUSED = {
 
 def test_what_is_not_the_hosts_is_not_adopted(sim4, node4, image4, capsys):
     support.create(node4, image4)
-    legacy(sim4, image4, "152", host="host2", uuid=OTHER_UUID)
+    support.legacy(sim4, image4, "152", host="host2", uuid=OTHER_UUID)
     support.foreign(sim4, image4, "153", "web server")
     before = {one: sim4.conf_text(one) for one in sim4.containers()}
 

@@ -23,13 +23,23 @@ from typing import Any
 
 import os_vif
 import pytest
+from nova.compute import power_state, vm_states
 from os_vif import exception as os_vif_exception
 from os_vif.objects import vif as os_vif_objects
 from oslo_config import cfg
 from oslo_config import fixture as config_fixture
 
 from nova import objects
-from ovznovadriver.compute import drive, lifecycle, network
+from ovznovadriver.compute import (
+    drive,
+    evacuation,
+    interfaces,
+    lifecycle,
+    livemigration,
+    network,
+    rescue,
+    restart,
+)
 from ovznovadriver.openvz import node as ovz_node
 from tests import support
 from tests.simulator.node import SimNode
@@ -44,6 +54,16 @@ def flags() -> Iterator[Callable[..., None]]:
     with config_fixture.Config(cfg.CONF) as config:
         config.config(vif_plugging_timeout=300, vif_plugging_is_fatal=True)
         yield config.config
+
+
+@pytest.fixture
+def own_places(
+    flags: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The directories that a service works in are the test's own."""
+    flags(group="openvz", snapshot_dir=str(tmp_path / "snapshots"))
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
 
 
 @pytest.fixture
@@ -187,9 +207,7 @@ def boot(
 @pytest.fixture
 def second(sim: SimNode, tmp_path: Path) -> SimNode:
     """Another node with the same private areas."""
-    found = support.simulated(tmp_path / "second", sim.family)
-    found.set_vz_conf(VE_PRIVATE=f"{sim.private_dir}/$VEID")
-    return found
+    return support.neighbour(sim, tmp_path / "second")
 
 
 @pytest.fixture
@@ -215,3 +233,73 @@ def quiet(sim: SimNode, ovs: OpenVSwitch) -> Callable[[], None]:
         ovs.times.clear()
 
     return forget
+
+
+@pytest.fixture
+def database(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What Nova's database was told of servers: vm_state, task_state, and the task
+    that it was to have for them before.
+    """
+    told: list[tuple[Any, ...]] = []
+
+    def save(self: Any, expected_task_state: Any = None) -> None:
+        told.append((self.vm_state, self.task_state, expected_task_state))
+
+    monkeypatch.setattr(objects.Instance, "save", save)
+    return told
+
+
+@pytest.fixture
+def nova_server(
+    instance: objects.Instance, database: Any, monkeypatch: pytest.MonkeyPatch
+) -> objects.Instance:
+    """The server as Nova has it: active, without a task, and with two ports."""
+    instance.vm_state = vm_states.ACTIVE
+    instance.task_state = None
+    instance.power_state = power_state.RUNNING
+    instance.migration_context = None
+    info = ports.network_info()
+    monkeypatch.setattr(objects.Instance, "get_network_info", lambda self: info)
+    return instance
+
+
+@pytest.fixture
+def migrations(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What Nova knows of migrations."""
+    known: list[Any] = []
+    monkeypatch.setattr(
+        objects.MigrationList,
+        "get_by_filters",
+        lambda context, filters: [
+            m for m in known if m.instance_uuid == filters.get("instance_uuid")
+        ],
+    )
+    monkeypatch.setattr(
+        objects.InstanceList, "get_by_filters", lambda context, filters, **_: []
+    )
+    return known
+
+
+@pytest.fixture
+def start_service(
+    node: ovz_node.Node,
+    life: lifecycle.Lifecycle,
+    net: network.Network,
+    database: Any,
+    migrations: Any,
+) -> Callable[..., None]:
+    """Start a service that has these servers."""
+
+    def process(*instances: Any) -> None:
+        subject = restart.Restart(
+            node,
+            life,
+            rescue.Rescue(node, life, net, life._images),
+            interfaces.Interfaces(node, net),
+            net,
+            livemigration.LiveMigrations(node, life, net),
+            evacuation.Evacuations(node, life, net),
+        )
+        subject.process(None, list(instances))
+
+    return process

@@ -15,10 +15,7 @@
 import contextlib
 import dataclasses
 import json
-import os
 import shutil
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from nova.compute import task_states
@@ -26,14 +23,13 @@ from nova.compute import task_states
 from nova import exception as nova_exception
 from nova import objects
 from ovznovadriver import exception
-from ovznovadriver.compute import coldmigration, migration, resize
+from ovznovadriver.compute import coldmigration, resize
 from ovznovadriver.openvz import ctid as ovz_ctid
-from ovznovadriver.openvz import incoming, transfer
+from ovznovadriver.openvz import transfer
 from ovznovadriver.openvz.container import OvzContainer
 from tests import support
-from tests.unit.compute import ports
-
-ADDRESS = "192.0.2.2"
+from tests.unit.compute import moves, ports
+from tests.unit.compute.moves import ADDRESS
 
 
 class Way:
@@ -261,7 +257,7 @@ def test_a_server_that_has_not_got_its_files_yet_does_not_go(
     if left == "lent":
         if node.family.uuid_ctids:
             pytest.skip("a server has one place there")
-        shutil.rmtree(_incoming(node))
+        shutil.rmtree(moves.arrivals(node))
         (sim.private_dir / "7000").mkdir()
         other = ovz_ctid.Claims(node.options.lock_dir, "host2")
         other.claim_this("7000", support.UUID, tuple)
@@ -274,22 +270,6 @@ def test_a_server_that_has_not_got_its_files_yet_does_not_go(
     assert sim.state(ctid) == "running"
 
 
-def test_a_hard_reboot_gives_a_server_its_name_again(
-    sim, boot, node, life, net, cold, instance
-):
-    # A revert on one disk may have been interrupted before.
-    ctid = boot()
-    before = sim.conf_text(ctid)
-    if not node.family.uuid_ctids:
-        OvzContainer.find(node, uuid=support.UUID).prep_for_migration()
-    instance.migration_context = None
-    moves = migration.Migrations(node, life, net, None)
-
-    moves.reboot(None, instance, ports.network_info(), hard=True)
-
-    assert sim.conf_text(ctid) == before
-
-
 def test_the_name_comes_back_with_the_server(sim, boot, cold, instance, node):
     ctid = boot()
     before = sim.conf_text(ctid)
@@ -297,7 +277,7 @@ def test_the_name_comes_back_with_the_server(sim, boot, cold, instance, node):
         OvzContainer.find(node, uuid=support.UUID).prep_for_migration()
 
     instance.task_state = task_states.RESIZE_REVERTING
-    cold.return_(_record(), instance, ports.network_info(), True)
+    cold.return_(moves.record(), instance, ports.network_info(), True)
 
     assert sim.conf_text(ctid) == before
 
@@ -338,16 +318,6 @@ def test_what_stays_on_the_other_host_is_not_called_undone(boot, leave, way, sim
         leave()
 
 
-def _record(**changes):
-    usual = {
-        "migration_type": "migration",
-        "source_compute": "host2",
-        "dest_compute": support.HOST,
-        "dest_host": ADDRESS,
-    }
-    return SimpleNamespace(**{**usual, **changes})
-
-
 def test_a_crash_while_leaving_is_taken_back_on_both_hosts(
     sim, boot, cold, instance, ovs, quiet
 ):
@@ -356,7 +326,7 @@ def test_a_crash_while_leaving_is_taken_back_on_both_hosts(
     quiet()
     instance.task_state = task_states.RESIZE_MIGRATING
 
-    cold.return_(_record(), instance, ports.network_info(), True)
+    cold.return_(moves.record(), instance, ports.network_info(), True)
 
     assert sim.state(ctid) == "running"
     assert _words(ovs.calls) == ["plug", "discard"]
@@ -369,7 +339,7 @@ def test_what_was_kept_of_a_server_is_one_again_also_when_it_stays_off(
     life.destroy(instance, ports.network_info(), destroy_disks=False)
     instance.task_state = task_states.RESIZE_REVERTING
 
-    cold.return_(_record(), instance, ports.network_info(), False)
+    cold.return_(moves.record(), instance, ports.network_info(), False)
 
     node.look.forget()
     assert sim.state(ctid) == "stopped"
@@ -379,23 +349,10 @@ def test_what_was_kept_of_a_server_is_one_again_also_when_it_stays_off(
 # -- where it goes ------------------------------------------------------------------
 
 
-def _incoming(node):
-    """Where what has come lies."""
-    return Path(node.paths.private) / f".incoming-{support.UUID}"
-
-
 @pytest.fixture
 def come(node):
     """What has come of the server."""
-    with incoming.held(node.paths.private, support.UUID):
-        pass
-    tree = _incoming(node) / "tree"
-    (tree / "sbin").mkdir()
-    (tree / "sbin/init").touch(mode=0o755)
-    (tree / "mine").write_text("mine")
-    # As all that comes, it has the owners that it had.
-    os.chown(tree, *node.guest_ids)
-    return tree
+    return moves.tree_that_came(node)
 
 
 @pytest.fixture
@@ -404,7 +361,9 @@ def arrive(cold, instance):
 
     def arriving(said='{"version": 1}', power_on=True):
         meta = objects.ImageMeta.from_dict({})
-        cold.arrive(_record(), instance, said, ports.network_info(), meta, power_on)
+        cold.arrive(
+            moves.record(), instance, said, ports.network_info(), meta, power_on
+        )
 
     return arriving
 
@@ -416,7 +375,7 @@ def test_a_server_is_made_of_what_has_come(sim, arrive, come, power_on, node):
     (ctid,) = sim.containers()
     assert (sim.tree(ctid) / "mine").read_text() == "mine"
     assert sim.state(ctid) == ("running" if power_on else "stopped")
-    assert not _incoming(node).exists()
+    assert not moves.arrivals(node).exists()
 
 
 def test_what_an_earlier_stay_has_left_makes_room(sim, boot, arrive, come):
@@ -453,13 +412,8 @@ def test_nothing_is_removed_for_a_server_that_has_not_come(sim, boot, arrive):
 @pytest.fixture
 def arriving(instance, monkeypatch):
     """Nova's record of the move that the server is on."""
-    record = _record()
-    instance.migration_context = objects.MigrationContext(migration_id=3)
     instance.image_ref = ""
-    monkeypatch.setattr(
-        objects.Migration, "get_by_id_and_instance", lambda *args: record
-    )
-    return record
+    return moves.recorded(instance, monkeypatch)
 
 
 @pytest.mark.parametrize("subcommand", ["create", "set", "start"])
@@ -505,39 +459,3 @@ def test_a_server_that_is_on_no_move_is_left_alone(sim, boot, cold, come, instan
     cold.complete(None, instance, ports.network_info())
 
     assert not (sim.tree(ctid) / "mine").exists()
-
-
-# -- which way ----------------------------------------------------------------------
-
-
-def test_a_record_says_whether_a_server_stays(instance, arriving, flags):
-    flags(my_ip=ADDRESS)
-    assert not migration._stays(None, instance, ADDRESS)
-    arriving.source_compute = support.HOST
-    assert migration._stays(None, instance, ADDRESS)
-
-
-def test_without_a_record_the_address_does(instance, flags):
-    instance.migration_context = None
-
-    flags(my_ip=ADDRESS)
-    assert migration._stays(None, instance, ADDRESS)
-    flags(my_ip="192.0.2.1")
-    assert not migration._stays(None, instance, ADDRESS)
-
-
-def test_what_has_come_of_a_deleted_server_is_removed(node, life, net, come, instance):
-    moves = migration.Migrations(node, life, net, None)
-    assert life.list_uuids() == [support.UUID]
-
-    assert moves.forget(instance)
-
-    assert life.list_uuids() == []
-    assert not _incoming(node).exists()
-
-
-def test_what_stays_is_said(node, life, net, boot, instance, sim):
-    boot()
-    sim.fail("vzctl", "stop", rc=96)
-
-    assert not migration.Migrations(node, life, net, None).forget(instance)

@@ -27,6 +27,7 @@ from ovznovadriver.compute import evacuation, lifecycle, recovery, restart
 from ovznovadriver.openvz import ctid as ovz_ctid
 from tests import support, trees
 from tests.unit.compute import kills, ports
+from tests.unit.compute.tasks import is_settled
 
 LOST, HERE, THIRD = support.HOST, "host2", "host3"
 
@@ -35,19 +36,6 @@ LOST, HERE, THIRD = support.HOST, "host2", "host3"
 def sim(tmp_path, own_privileged_side):
     """The node of the host that gets lost."""
     return support.simulated(tmp_path / "node", "4")
-
-
-def neighbour(sim, root):
-    """A node with the same private areas."""
-    found = support.simulated(root, sim.family)
-    found.set_vz_conf(VE_PRIVATE=f"{sim.private_dir}/$VEID")
-    return found
-
-
-@pytest.fixture
-def second(sim, tmp_path):
-    """The node of the host that the server comes to."""
-    return neighbour(sim, tmp_path / "second")
 
 
 class Nova:
@@ -182,10 +170,6 @@ def seen(sim, ctid):
     return private.stat().st_ino, trees.of_the_guest(trees.describe(private))
 
 
-def is_settled(instance):
-    return (instance.vm_state, instance.task_state) == (vm_states.ERROR, None)
-
-
 def claimed(sim, host):
     """The CTIDs that a host has claimed."""
     owners = (sim.root / "claims").glob("*/owner")
@@ -212,7 +196,7 @@ def test_an_evacuation_killed_anywhere_is_undone_and_can_be_asked_for_again(
         assert claimed(sim, HERE) == []
         assert sorted(path.name for path in sim.private_dir.iterdir()) == [left]
         assert move.status == "failed"
-        assert is_settled(instance)
+        assert is_settled(instance, vm_states.ERROR)
     assert count > 15
     # The last one was not killed.
     assert second.state(*second.containers()) == "running"
@@ -239,7 +223,7 @@ def test_an_evacuation_that_nova_does_not_know_the_end_of_is_undone(
     assert second.containers() == []
     assert move.status == "failed"
     assert nova.placed == {LOST: {"resources": {"VCPU": 1}}}
-    assert is_settled(instance)
+    assert is_settled(instance, vm_states.ERROR)
     told = [line for line in caplog.messages if line.startswith("Recovery: ")]
     assert told == [
         f"Recovery: server {instance.uuid}: its evacuation from host {LOST} was"
@@ -386,7 +370,7 @@ def test_a_container_whose_own_files_have_gone_already_is_removed(
 
     assert seen(sim, left) == files
     assert second.containers() == claimed(sim, HERE) == []
-    assert is_settled(instance)
+    assert is_settled(instance, vm_states.ERROR)
 
 
 def test_what_was_made_of_an_image_is_removed(
@@ -399,7 +383,7 @@ def test_what_was_made_of_an_image_is_removed(
     start()
 
     assert second.containers() == []
-    assert is_settled(instance)
+    assert is_settled(instance, vm_states.ERROR)
 
 
 def test_placement_that_fails_leaves_the_rest_for_the_next_start(
@@ -425,7 +409,8 @@ def test_placement_that_fails_leaves_the_rest_for_the_next_start(
 def test_a_third_host_makes_no_server_without_its_files(
     sim, second, left, taken, nova, net, instance, start, tmp_path
 ):
-    third = evacuations_of(opened(neighbour(sim, tmp_path / "third"), sim, THIRD), net)
+    another = support.neighbour(sim, tmp_path / "third")
+    third = evacuations_of(opened(another, sim, THIRD), net)
 
     with pytest.raises(exception.TransferError, match="host host2 has the files"):
         third.find(instance)

@@ -14,18 +14,22 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ovznovadriver.console import loop as console_loop
+from ovznovadriver.console import requests
 from ovznovadriver.openvz import node as ovz_node
 from ovznovadriver.openvz.container import OvzContainer
 from tests import support
 from tests.simulator.node import SimNode
-from tests.unit.console.running import Running
+from tests.unit.console import answers
+from tests.unit.console.running import PATIENCE, Running
 
 
 @pytest.fixture
@@ -54,3 +58,27 @@ def service(sim: SimNode, short_path: Path) -> Iterator[Running]:
 def container(node: ovz_node.Node, image: str) -> OvzContainer:
     """A stopped container of an instance."""
     return support.create(node, image)
+
+
+@pytest.fixture
+def serve(short_path: Path) -> Iterator[answers.Serve]:
+    """Starts a server in a thread; its socket."""
+    loop = console_loop.Loop()
+    threads: list[threading.Thread] = []
+    servers: list[requests.Server] = []
+
+    def start(group: str = "") -> str:
+        path = str(short_path / "run" / "s")
+        servers.append(requests.Server(loop, path, group, answers.handle))
+        threads.append(threading.Thread(target=loop.run))
+        threads[-1].start()
+        return path
+
+    yield start
+    loop.stop()
+    for thread in threads:
+        thread.join(PATIENCE)
+    for server in servers:
+        server.close()
+        assert not os.path.exists(server._path)
+    loop.close()

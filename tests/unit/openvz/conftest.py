@@ -10,7 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Fixtures of the tests that start processes."""
+"""What tests of several modules start from."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from ovznovadriver.openvz import processes
+from tests import support
+from tests.simulator.node import SimNode
+from tests.unit.openvz.pipes import Pipe
 from tests.unit.openvz.processes import Pids, lives
 
 
@@ -52,3 +55,19 @@ def time_is_over(
         monkeypatch.setattr(processes, "_wait", wait)
 
     return after
+
+
+@pytest.fixture
+def sim_ploop(tmp_path: pathlib.Path, own_privileged_side: None) -> SimNode:
+    """A simulated node with disk images."""
+    return support.simulated(tmp_path / "node", "4", ploop=True)
+
+
+@pytest.fixture
+def pipe(tmp_path: pathlib.Path) -> Iterator[Pipe]:
+    """A FIFO that is read."""
+    made = Pipe(tmp_path / "pipe")
+    made.start()
+    yield made
+    with contextlib.suppress(OSError):
+        made.end()

@@ -106,19 +106,6 @@ def test_two_nodes_live_in_one_process(tmp_path, own_privileged_side):
 # -- reading vz.conf ----------------------------------------------------------------
 
 
-def test_settings_are_read_as_a_shell_would(tmp_path):
-    path = tmp_path / "vz.conf"
-    path.write_bytes(
-        b"# A=1\n  B=2 # note\nC=\"3 4\"\nD='5'\nB=6\nE=\nnot a setting\n"
-        b'#F=7\nG="caf\xe9"\nLONG_1=x'
-    )
-
-    settings = ovz_node.read_settings(str(path))
-
-    assert settings.pop("G").startswith("caf")
-    assert settings == {"B": "6", "C": "3 4", "D": "5", "E": "", "LONG_1": "x"}
-
-
 @pytest.fixture
 def root(monkeypatch):
     """This process is root, whoever it is."""

@@ -14,17 +14,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import json
 import mmap
 import os
 import shutil
 import subprocess
 import tarfile
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +28,6 @@ import pytest
 
 from ovznovadriver import exception
 from ovznovadriver.openvz import (
-    extents,
     pack,
     rootfs,
     template,
@@ -40,6 +35,7 @@ from ovznovadriver.openvz import (
 )
 from tests import trees
 from tests.unit.openvz import hostile
+from tests.unit.openvz.packing import how, members, untar, wait_for_clock
 from tests.unit.openvz.pipes import Pipe
 
 needs_root = pytest.mark.skipif(
@@ -49,28 +45,8 @@ OFFSET = 100000
 
 
 @pytest.fixture
-def pipe(tmp_path: Path) -> Iterator[Pipe]:
-    made = Pipe(tmp_path / "pipe")
-    made.start()
-    yield made
-    with contextlib.suppress(OSError):
-        made.end()
-
-
-@pytest.fixture
 def node(tmp_path: Path) -> hostile.Node:
     return hostile.Node(tmp_path)
-
-
-def how(node: hostile.Node, pipe: Pipe, **more: Any) -> dict[str, Any]:
-    limits = {"limit": 1 << 40, "seconds": 60}
-    to = {"pipe": str(pipe.path), "owner": os.geteuid()}
-    return {**node.place, **to, "uid": 0, "gid": 0, **limits, **more}
-
-
-def wait_for_clock() -> None:
-    """Have the clock of files past all that was written."""
-    time.sleep(0.06)
 
 
 def pack_in_two(
@@ -82,20 +58,6 @@ def pack_in_two(
     between()
     pack.pack_tree(**how(node, pipe, **more), packed=packed)
     return pipe.end()
-
-
-def untar(archive: bytes, target: Path) -> None:
-    """Unpack as vzctl does."""
-    target.mkdir(parents=True)
-    command = ["tar", "--numeric-owner", "-C", str(target), "-xf", "-"]
-    subprocess.run(command, input=archive, check=True)
-
-
-def members(archive: bytes) -> dict[str, tarfile.TarInfo]:
-    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        return {
-            m.name: m for m in tar if not m.name.startswith(os.fsdecode(pack.STAGE))
-        }
 
 
 def make_root(node: hostile.Node) -> None:
@@ -187,25 +149,6 @@ def test_owners_that_the_container_does_not_have_are_nobody(
     pack.pack_tree(**how(node, pipe, uid=OFFSET, gid=OFFSET))
 
     assert members(pipe.end())["file"].uid == 65534
-
-
-@pytest.mark.parametrize("count", [100, 1000])
-def test_a_file_with_many_holes_has_a_short_map(
-    node: hostile.Node, pipe: Pipe, tmp_path: Path, monkeypatch: Any, count: int
-) -> None:
-    monkeypatch.setattr(extents, "MAX_EXTENTS", 100)
-    with (node.root / "holes").open("wb") as file:
-        for number in range(count):
-            file.seek(number * 16384)
-            file.write(b"x" * 4096)
-    pack.pack_tree(**how(node, pipe))
-    archive = pipe.end()
-
-    untar(archive, tmp_path / "x")
-
-    assert (tmp_path / "x/holes").read_bytes() == (node.root / "holes").read_bytes()
-    assert members(archive)["holes"].sparse is not None
-    assert len(members(archive)["holes"].sparse) <= 101
 
 
 # -- a tree that changes ----------------------------------------------------------
@@ -324,66 +267,7 @@ def test_another_tree_in_its_place_is_refused(node: hostile.Node, pipe: Pipe) ->
         pack.pack_tree(**how(node, pipe), packed=packed)
 
 
-def test_the_spool_takes_the_first_bytes_and_the_pipe_the_rest(
-    node: hostile.Node, pipe: Pipe, tmp_path: Path
-) -> None:
-    (node.root / "file").write_bytes(os.urandom(3_000_000))
-    spool = tmp_path / "spool"
-    spool.touch()
-
-    done = pack.pack_tree(**how(node, pipe), spool=str(spool), spool_limit=1_000_000)
-    rest = pipe.end()
-
-    assert done["spooled"] == len(spool.read_bytes()) == 1_000_000
-    assert done["bytes"] == 1_000_000 + len(rest)
-    content = members(spool.read_bytes() + rest)
-    assert content["file"].size == 3_000_000
-
-
 # -- what must not be --------------------------------------------------------------
-
-
-def _line(path: str, mode: int = 0o640, **found: str) -> str:
-    note = {"path": path, "mode": mode, "mtime_ns": 0, "attributes": found}
-    note["owner"] = [os.getuid(), os.getgid()]
-    return json.dumps({**note, "attributes": found or {"user.x": "eA=="}}) + "\n"
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "no json",
-        "[]",
-        "{}",
-        _line("../outside/target"),
-        _line("/../../outside/target"),
-        _line("a\0b"),
-        _line("file", **{"trusted.x": "eA=="}),
-        _line("file", **{"security.selinux": "eA=="}),
-        _line("file", **{"user.x": "!"}),
-        _line("file", **{"system.posix_acl_access": "eA=="}),
-        _line("file").replace("[", "[-1,"),
-    ],
-)
-def test_a_list_that_makes_no_sense_is_refused(node: hostile.Node, line: str) -> None:
-    (node.root / "file").touch()
-    (node.root / ".ovz-snapshot").mkdir()
-    (node.root / ".ovz-snapshot/attributes.0").write_text(line)
-    before = node.outside_state()
-
-    with pytest.raises(exception.UnsafePath):
-        unpack.restore_attributes(**node.place, uid=0, gid=0, seconds=9)
-
-    assert node.outside_state() == before
-
-
-def test_a_tree_without_a_list_stays_as_it_is(node: hostile.Node) -> None:
-    (node.root / "file").touch()
-    before = trees.describe(node.root)
-
-    assert unpack.restore_attributes(**node.place, uid=0, gid=0, seconds=9) == 0
-
-    assert trees.describe(node.root) == before
 
 
 @needs_root
@@ -440,85 +324,7 @@ def test_the_containers_own_stage_is_not_packed(node: hostile.Node, pipe: Pipe) 
     assert b"hostile" not in archive
 
 
-# -- bounds -------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("bound", "message"),
-    [({"limit": 100_000}, "more than 100000 bytes"), ({"seconds": 0}, "within 0 s")],
-)
-def test_an_archive_is_bounded_in_size_and_time(
-    node: hostile.Node, pipe: Pipe, bound: dict[str, Any], message: str
-) -> None:
-    (node.root / "file").write_bytes(b"x" * 1_000_000)
-    wait_for_clock()
-
-    for verb in (pack.pack_contents, pack.pack_tree):
-        with pytest.raises(exception.OvzError, match=message):
-            verb(**how(node, pipe, **bound))
-
-
-def test_a_reader_that_does_not_read_is_waited_for_in_vain(
-    node: hostile.Node, tmp_path: Path
-) -> None:
-    (node.root / "file").write_bytes(b"x" * 3_000_000)
-    pipe = Pipe(tmp_path / "slow")
-
-    with pytest.raises(exception.OvzError, match=r"within 0\.2 s"):
-        pack.pack_tree(**how(node, pipe, seconds=0.2))
-    os.close(pipe.reader)
-
-
-def test_a_reader_that_goes_ends_the_packing(
-    node: hostile.Node, tmp_path: Path
-) -> None:
-    (node.root / "file").write_bytes(b"x" * 3_000_000)
-    pipe = Pipe(tmp_path / "gone")
-    threading.Timer(0.1, os.close, [pipe.reader]).start()
-
-    for _ in range(2):
-        with pytest.raises(exception.OvzError, match="nobody reads"):
-            pack.pack_tree(**how(node, pipe))
-
-
-@pytest.mark.parametrize("what", ["file", "directory", "link", "null", "missing"])
-def test_only_a_fifo_of_the_caller_is_written_to(
-    node: hostile.Node, pipe: Pipe, tmp_path: Path, what: str
-) -> None:
-    place = tmp_path / "place"
-    if what == "file":
-        place.write_bytes(b"kept")
-    elif what == "directory":
-        place.mkdir()
-    elif what == "link":
-        place.symlink_to(pipe.path)
-    elif what == "null":
-        place = Path("/dev/null")
-
-    with pytest.raises(exception.UnsafePath):
-        pack.pack_tree(**{**how(node, pipe), "pipe": str(place)})
-    with pytest.raises(exception.UnsafePath):
-        pack.pack_tree(**{**how(node, pipe), "owner": os.geteuid() + 1})
-    if what == "file":
-        assert place.read_bytes() == b"kept"
-
-
-@pytest.mark.parametrize("what", ["fifo", "link", "device"])
-def test_only_a_plain_file_of_the_caller_is_the_spool(
-    node: hostile.Node, pipe: Pipe, tmp_path: Path, what: str
-) -> None:
-    if what not in hostile.PLANTS and what != "link":
-        pytest.skip("only root can make a device")
-    plant = "link_to_file" if what == "link" else what
-    hostile.PLANTS[plant](tmp_path / "spool", node.outside)
-    before = node.outside_state()
-
-    with pytest.raises(exception.UnsafePath):
-        pack.pack_tree(
-            **how(node, pipe), spool=str(tmp_path / "spool"), spool_limit=1000
-        )
-
-    assert node.outside_state() == before
+# -- a whole system -----------------------------------------------------------------
 
 
 @needs_root
