@@ -92,7 +92,8 @@ class Rescue:
             image_meta.id = instance.image_ref
         template = self._images.prepare(context, instance, image_meta)
         with undo.Undo(f"rescue of {instance.uuid}") as steps:
-            steps.add("its own tree", self._settle, container)
+            # It may run by then: vzctl can fail after a start, too.
+            steps.add("its own tree", self.settle, instance)
             helper = container.make_helper(
                 servers.rescuer(container.uuid or ""), template
             )
