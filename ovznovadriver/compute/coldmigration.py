@@ -233,6 +233,14 @@ class ColdMigrations:
             # The service ended while the server was leaving.
             self._discard(migration, instance)
 
+    def stay(self, instance: Any) -> None:
+        """Have a server be this host's again that was to leave, and Nova has here.
+
+        :raises TransferError: another host has its files
+        """
+        self._lending.recall(instance.uuid)
+        self.restore_name(instance)
+
     def restore_name(self, instance: Any) -> None:
         """Give a container its name again, where it gave that up to leave."""
         link = os.path.join(self._node.paths.names, instance.uuid)

@@ -26,7 +26,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from nova.compute import task_states
+from nova.compute import task_states, vm_states
 from nova.objects import fields
 from oslo_log import log as logging
 
@@ -42,6 +42,8 @@ LOG = logging.getLogger(__name__)
 #: What an evacuation's status is of which Nova does not know how it ends: asked for,
 #: and begun. As in nova.compute.manager, _destroy_evacuated_instances.
 UNDER_WAY = ("accepted", "pre-migrating")
+#: Nova's periodic tasks remove such servers, without a task.
+_REMOVED = (vm_states.SOFT_DELETED, vm_states.DELETED)
 
 
 class Evacuations:
@@ -66,8 +68,9 @@ class Evacuations:
 
         Nova says until the end of an evacuation that the server is on the lost host.
 
-        :raises TransferError: a third host has them, whose evacuation was interrupted:
-            without them the server would be made anew from its image
+        :raises TransferError: a third host has them, whose evacuation was interrupted,
+            or which the server was leaving: without them the server would be made anew
+            from its image
         """
         node = self._node
         # Where a CTID is a UUID, both hosts would have the server in one place; and
@@ -77,6 +80,7 @@ class Evacuations:
         if instance.host in (None, node.host):
             return None
         there = self._places()
+        self._refuse_lent(instance, there)
         for number in self._made(instance):
             if number in there:
                 return number
@@ -110,6 +114,26 @@ class Evacuations:
                     f" {self._node.paths.private}/{number}, by an evacuation that was"
                     " interrupted: it gives them back when nova-compute starts there;"
                     " see 'Evacuation' in the driver's documentation of migration"
+                )
+
+    def _refuse_lent(self, instance: Any, there: set[str]) -> None:
+        """Refuse a server that was moving when its host was lost, before it had files.
+
+        What that host has made of it then is empty.
+        """
+        claims = self._node.claims
+        for number in filter(there.__contains__, claims.ctids()):
+            owner = claims.owner(number)
+            if (
+                owner is not None
+                and owner.uuid == instance.uuid
+                and owner.host != instance.host
+                and claims.has(number, ctid.LENT)
+            ):
+                raise exception.TransferError(
+                    f"host {owner.host} has the files still, in"
+                    f" {self._node.paths.private}/{number}: host {instance.host} was"
+                    " lost before it took them"
                 )
 
     def arrive(
@@ -227,16 +251,13 @@ class Evacuations:
             return False
         if instance.task_state == task_states.DELETING:
             return False
-        known = objects.MigrationList.get_by_filters(
-            context,
-            {
-                "instance_uuid": instance.uuid,
-                "source_compute": node.host,
-                "migration_type": fields.MigrationType.EVACUATION,
-                "status": list(UNDER_WAY),
-            },
-        )
-        if not known:
+        if self._has_come_back(context, instance):
+            LOG.warning(
+                "It was evacuated, and has come back since: it is kept as it is",
+                instance=instance,
+            )
+            return True
+        if not self._evacuated(context, instance, *UNDER_WAY):
             return False
         LOG.warning(
             "Its evacuation has not come to its end: it is stopped here, and kept",
@@ -248,6 +269,30 @@ class Evacuations:
                 self._life.halt(container)
         self._network.unplug(instance, network_info)
         return True
+
+    def _has_come_back(self, context: Any, instance: Any) -> bool:
+        """Whether Nova removes a server for an evacuation that is long over.
+
+        It does so at a start of the service that was not started since: it had lost
+        its connection only, and the server has moved here again meanwhile. Whatever
+        else removes a server has a task.
+        """
+        if instance.task_state is not None or instance.vm_state in _REMOVED:
+            return False
+        return self._evacuated(context, instance, "done")
+
+    def _evacuated(self, context: Any, instance: Any, *status: str) -> bool:
+        """Whether Nova knows of an evacuation of a server from this host."""
+        found = objects.MigrationList.get_by_filters(
+            context,
+            {
+                "instance_uuid": instance.uuid,
+                "source_compute": self._node.host,
+                "migration_type": fields.MigrationType.EVACUATION,
+                "status": list(status),
+            },
+        )
+        return bool(found)
 
     # -- single steps -----------------------------------------------------------------
 

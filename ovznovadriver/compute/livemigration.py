@@ -255,6 +255,8 @@ class LiveMigrations:
                     " them, and vzmigrate would remove the server's files there"
                 )
             container = servers.find(self._node, instance)
+            # A move that comes to nothing would take its mark away.
+            container.refuse_leaving()
             if container.refresh() is not State.RUNNING:
                 raise exception.TransferError(
                     f"container {container.ovz_id} is {container.state.value}, and only"

@@ -129,7 +129,7 @@ class Migrations:
         if hard:
             self._live.adopt(instance)
             self._cold.complete(context, instance, network_info)
-            self._cold.restore_name(instance)
+            self._cold.stay(instance)
         self._life.reboot(instance, network_info, hard)
 
     def destroy(

@@ -61,11 +61,14 @@ class Resizes:
         """
         container = servers.find(self._node, instance)
         try:
+            # What is frozen here may be the only one there is, or run elsewhere.
+            container.refuse_leaving()
             found = servers.limits(self._node, flavor)
             self._check_sample(container, instance.flavor, flavor)
         except (
             exception.InvalidValue,
             exception.ConfigurationError,
+            exception.TransferError,
             nova_exception.InvalidInput,
         ) as error:
             raise nova_exception.ResizeError(reason=str(error)) from error

@@ -73,6 +73,30 @@ class EvacuateTests:
         assert self.left("compute2") == []
         self.await_use(compute1=NOTHING, compute2=NOTHING)
 
+    @pytest.mark.slow
+    def test_a_server_that_has_come_back_survives_a_restart(self) -> None:
+        # Its host was not reached for a while, and its service never ended.
+        server = self.boot("web-1", host="compute1")
+        first, second = self.nodes["compute1"], self.nodes["compute2"]
+        with fixtures.MonkeyPatch(
+            "nova.servicegroup.api.API.service_is_up",
+            lambda _self, member: member["host"] != "compute1",
+        ):
+            self.admin_api.post_server_action(server["id"], {"evacuate": {}})
+            self.wait_until("evacuation", lambda: self.host_of(server) == "compute2")
+            self.settle(server)
+        self.act(server, "os-start")
+        self.move(server)
+        self.confirm(server)
+        assert self.host_of(server) == "compute1"
+        tree = self.seen(server, "compute1")
+        assert second.containers() == []
+
+        self.restart_compute("compute1")
+
+        assert first.state(self.container(server, first)) == "running"
+        assert self.seen(server, "compute1") == tree
+
 
 class TestEvacuateOnSharedDisk(twohosts.OneDiskTest):
     """The files of the lost host are on a disk that is not lost."""

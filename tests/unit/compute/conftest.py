@@ -267,11 +267,18 @@ def nova_server(
 def migrations(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What Nova knows of migrations."""
     known: list[Any] = []
+
+    def fits(record: Any, name: str, wanted: Any) -> bool:
+        value = getattr(record, name)
+        return value in wanted if isinstance(wanted, list) else bool(value == wanted)
+
     monkeypatch.setattr(
         objects.MigrationList,
         "get_by_filters",
         lambda context, filters: [
-            m for m in known if m.instance_uuid == filters.get("instance_uuid")
+            record
+            for record in known
+            if all(fits(record, name, wanted) for name, wanted in filters.items())
         ],
     )
     monkeypatch.setattr(

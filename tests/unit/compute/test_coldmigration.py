@@ -23,7 +23,7 @@ from nova.compute import task_states
 from nova import exception as nova_exception
 from nova import objects
 from ovznovadriver import exception
-from ovznovadriver.compute import coldmigration, resize
+from ovznovadriver.compute import coldmigration, migration, resize
 from ovznovadriver.openvz import ctid as ovz_ctid
 from ovznovadriver.openvz import transfer
 from ovznovadriver.openvz.container import OvzContainer
@@ -268,6 +268,42 @@ def test_a_server_that_has_not_got_its_files_yet_does_not_go(
         leave()
 
     assert sim.state(ctid) == "running"
+
+
+def test_what_a_hard_reboot_starts_is_lent_no_more(
+    sim, boot, node, life, net, cold, instance
+):
+    """Nova failed after the driver had done its part, and has the server here."""
+    boot(power_on=False)
+    cold._lending.lend(OvzContainer.find(node, uuid=support.UUID))
+    instance.migration_context = None
+    whole = migration.Migrations(node, life, net, None)
+    whole.reboot(None, instance, ports.network_info(), hard=True)
+
+    # By a later move, with a copy.
+    life.power_off(instance)
+    cold.confirm(instance, ports.network_info())
+
+    assert sim.containers() == []
+
+
+@pytest.mark.parametrize("here", [False, True])
+def test_what_may_run_on_another_host_is_not_stopped_for_a_move(
+    sim, boot, node, cold, leave, net, life, instance, quiet, here
+):
+    ctid = boot()
+    node.claims.note(ctid, ovz_ctid.LEAVING)
+    quiet()
+
+    def change():
+        resizes = resize.Resizes(node, life, net)
+        resizes.prepare(instance, instance.flavor, ports.network_info(), 0)
+
+    with pytest.raises(nova_exception.InstanceFaultRollback, match="another host"):
+        (change if here else leave)()
+
+    assert sim.state(ctid) == "running"
+    assert "stop" not in support.subcommands(sim)
 
 
 def test_the_name_comes_back_with_the_server(sim, boot, cold, instance, node):

@@ -21,7 +21,13 @@ import pytest
 from nova import exception as nova_exception
 from nova import objects
 from ovznovadriver import exception
-from ovznovadriver.compute import evacuation, guest, lifecycle
+from ovznovadriver.compute import (
+    emptytemplate,
+    evacuation,
+    guest,
+    lending,
+    lifecycle,
+)
 from ovznovadriver.openvz import ctid as ovz_ctid
 from ovznovadriver.openvz.container import OvzContainer
 from tests import support
@@ -194,3 +200,32 @@ def test_a_server_with_volumes_is_refused_before_anything_changes(second, left, 
 @pytest.mark.parametrize("sim", ["9"], indirect=True)
 def test_where_ctids_are_uuids_nothing_is_taken_over(evacuations, left, instance):
     assert evacuations.find(instance) is None
+
+
+def neighbour(sim, path):
+    """One more node with the same private areas."""
+    found = support.simulated(path, sim.family)
+    found.set_vz_conf(VE_PRIVATE=f"{sim.private_dir}/$VEID")
+    return found
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_files_that_the_lost_host_has_not_taken_yet_are_not_forgotten(
+    sim, node, here, left, arrive, instance, net, life, tmp_path, made
+):
+    """It was lost in finish_migration, and Nova has the server there already."""
+    lending.Lending(node).lend(OvzContainer.find(node, uuid=support.UUID))
+    second = neighbour(sim, tmp_path / "third")
+    lost = support.open_node(second, "host3", lock_dir=node.options.lock_dir)
+    if made:
+        there = lifecycle.Lifecycle(lost, net, None)
+        template = emptytemplate.prepare(lost)
+        nics = net.nics(instance, ports.network_info())
+        there.make(instance, objects.ImageMeta.from_dict({}), template, nics)
+    instance.host = "host3"
+
+    with pytest.raises(exception.TransferError, match="has the files still"):
+        arrive()
+
+    assert (sim.tree(left) / "etc/mine").read_text() == "the user's"
+    assert OvzContainer.find_remains(here, support.UUID) is None

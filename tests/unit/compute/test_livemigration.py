@@ -171,6 +171,17 @@ def test_a_host_on_which_the_server_runs_does_not_take_it(source, server):
         source.check_destination(server, ADDRESS, None)
 
 
+def test_what_may_run_on_another_host_does_not_go_to_a_third(
+    server, source, target, node
+):
+    """A move that comes to nothing would take away what keeps it from starting."""
+    data = target.check_destination(server, ADDRESS, None)
+    node.claims.note("101", ovz_ctid.LEAVING)
+
+    with pytest.raises(REFUSED, match="may run on another host"):
+        source.check_source(server, {}, data)
+
+
 def test_hosts_that_share_their_private_areas_are_refused(server, source, target, node):
     # vzmigrate would copy a tree onto itself, and remove it when that fails.
     data = target.check_destination(server, ADDRESS, None)

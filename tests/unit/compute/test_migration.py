@@ -125,7 +125,15 @@ def test_a_server_that_is_being_evacuated_is_not_removed_with_its_files(
     sim, node, boot, moving, nova_server, migrations, evacuated
 ):
     ctid = boot()
-    migrations.append(moves.record(instance_uuid=UUID if evacuated else OTHER_UUID))
+    migrations.append(
+        moves.record(
+            instance_uuid=UUID if evacuated else OTHER_UUID,
+            migration_type="evacuation",
+            source_compute=support.HOST,
+            dest_compute="host2",
+            status="accepted",
+        )
+    )
 
     moving.destroy(None, nova_server, ports.network_info(), destroy_disks=True)
 

@@ -446,6 +446,41 @@ def test_a_lost_host_keeps_the_only_files_until_the_evacuation_has_ended(
     assert sim.state(left) == "stopped"
 
 
+def test_what_has_come_back_to_a_host_since_is_no_remains_of_an_evacuation(
+    sim, node, net, left, nova, instance
+):
+    # The service was cut off, and was not started anew since.
+    files = seen(sim, left)
+    sim.run("vzctl", "start", left)
+    nova.move("done")
+    instance.task_state = None
+
+    coming_back(node, net, instance)
+
+    assert seen(sim, left) == files
+    assert sim.containers() == claimed(sim, LOST) == [left]
+    assert sim.state(left) == "running"
+
+
+@pytest.mark.parametrize(
+    ("vm_state", "task"),
+    [
+        (vm_states.SOFT_DELETED, None),
+        (vm_states.ACTIVE, task_states.DELETING),
+        (vm_states.ACTIVE, task_states.SHELVING_OFFLOADING),
+    ],
+)
+def test_what_has_come_back_can_be_removed_all_the_same(
+    sim, node, net, left, nova, instance, vm_state, task
+):
+    nova.move("done")
+    instance.vm_state, instance.task_state = vm_state, task
+
+    coming_back(node, net, instance)
+
+    assert sim.containers() == []
+
+
 def test_a_lost_host_keeps_its_container_for_files_that_may_come_back(
     sim, node, net, left, taken, nova, instance, start
 ):
