@@ -71,8 +71,9 @@ class ContainerSettings:
 
     def _send(self, settings: vzctl.Settings) -> None:
         # For an unknown number `set --save` makes a stray configuration file, and
-        # says that all is well.
-        if not os.path.exists(self._conf_path()):
+        # says that all is well. With vzctl 7 the file is a link into the private areas,
+        # which root alone can follow.
+        if not os.path.lexists(self._conf_path()):
             raise exception.ContainerNotFound(
                 f"container {self.ovz_id} has no configuration file"
             )

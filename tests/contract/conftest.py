@@ -219,7 +219,7 @@ class Bench:
         assert failures == []
 
     def _remove(self, ctid: str) -> None:
-        if self.conf_path(ctid).exists():
+        if os.path.lexists(self.conf_path(ctid)):
             # One that does not stop is in the way of what comes next, which says so.
             with contextlib.suppress(exception.CommandFailed):
                 self.vzctl.stop(ctid, fast=True)

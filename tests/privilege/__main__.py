@@ -32,6 +32,7 @@ What the tests find in their environment:
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import itertools
 import os
@@ -48,7 +49,7 @@ from collections.abc import Iterator
 
 from ovznovadriver.openvz import privileged
 from tests import ssh
-from tests.privilege import neighbours
+from tests.privilege import neighbours, readable
 from tests.simulator.node import Family, SimNode
 
 PROJECT = pathlib.Path(__file__).resolve().parents[2]
@@ -56,7 +57,9 @@ SCRIPTS = pathlib.Path(sys.executable).parent
 WAYS = ("privsep", "rootwrap")
 WORKERS = int(os.environ.get("OVZ_TEST_WORKERS", "2"))
 FAMILIES: tuple[Family, ...] = ("4", "9")
-NEEDED = ("sudo", "visudo", "useradd", "userdel", "setpriv")
+NEEDED = ("sudo", "visudo", "useradd", "userdel", "setpriv", "unshare")
+#: pytest's exit code where it has found none.
+NO_TESTS = 5
 SUDO_LOG = "sudo.log"
 ROOTWRAP = "rootwrap.conf"
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -242,23 +245,25 @@ def _is_readable_by(user: str) -> bool:
     return False
 
 
-def _become(user: str) -> list[str]:
-    """The command that runs another one as the user."""
+def _become(user: str, *, sees_all: bool = False) -> list[str]:
+    """The command that runs another one as the user.
+
+    :param sees_all: it may read what is root's, and still change nothing of it
+    """
     owner = pwd.getpwnam(user)
     become = ["setpriv", f"--reuid={owner.pw_uid}", f"--regid={owner.pw_gid}"]
     become.append("--clear-groups")
-    if not _is_readable_by(user):
-        # A checkout below /root, for example: the user may then read everything,
-        # and still write and run nothing that others could not.
+    if not sees_all and not _is_readable_by(user):
+        # Its own mode is in the way, and not that of a directory above it.
         print("The checkout or Python is root's alone: the user gets to read it.")
+        sees_all = True
+    if sees_all:
         become += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
     return [*become, "--"]
 
 
-def _start(
-    become: list[str], directory: pathlib.Path, way: str, options: list[str]
-) -> subprocess.Popen[bytes]:
-    """Start the tests as the user, with what they say going to a file."""
+def _try(user: str, directory: pathlib.Path, way: str, options: list[str]) -> int:
+    """Run the tests as the user, with what they say going to a file; an exit code."""
     home = directory / "home"
     env = {
         "PATH": f"{SCRIPTS}:{SYSTEM_PATH}",
@@ -272,26 +277,34 @@ def _start(
         "OVZ_THOROUGH": os.environ.get("OVZ_THOROUGH", ""),
     }
     pytest = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
-    pytest += ["--basetemp", f"{home}/{way}", "tests/privilege", "tests/contract"]
-    # These hold the simulator against recordings; no command goes by way of root.
-    pytest.append("--ignore=tests/contract/test_recordings.py")
-    pytest += ["-n", str(WORKERS), "--dist", "worksteal", *options]
+    pytest += ["--basetemp", f"{home}/{way}", "-n", str(WORKERS)]
+    pytest += ["--dist", "worksteal", *options]
+    # What the tools did to a node, the contract tests see for themselves. Those with
+    # recordings are left out: no command goes by way of root.
+    contract = ["tests/contract", "--ignore=tests/contract/test_recordings.py"]
+    commands = (
+        [*_become(user), *pytest, "tests/privilege"],
+        [*_become(user, sees_all=True), *pytest, *contract],
+    )
+    codes = []
     with (directory / way / "output").open("wb") as output:
-        return subprocess.Popen(
-            [*become, *pytest], cwd=PROJECT, env=env, stdout=output, stderr=output
-        )
+        for argv in commands:
+            done = subprocess.run(
+                argv, cwd=PROJECT, env=env, stdout=output, stderr=output
+            )
+            codes.append(done.returncode)
+    # The options may choose none of a part.
+    return next((code for code in codes if code not in (0, NO_TESTS)), 0)
 
 
 def run(user: str, directory: pathlib.Path, options: list[str]) -> list[int]:
     """Run the tests as the user by both ways at once; pytest's exit codes."""
-    become = _become(user)
-    started = {way: _start(become, directory, way, options) for way in WAYS}
-    codes = []
-    for way, process in started.items():
-        codes.append(process.wait())
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        tries = {w: pool.submit(_try, user, directory, w, options) for w in WAYS}
+    for way in tries:
         print(f"== as {user}, by {way}", flush=True)
         print((directory / way / "output").read_text(errors="replace"), flush=True)
-    return codes
+    return [tried.result() for tried in tries.values()]
 
 
 def _commands(directory: pathlib.Path, way: str) -> set[tuple[str, str, str]]:
@@ -326,10 +339,13 @@ def main(options: list[str]) -> int:
     if reason:
         print(f"The ways to root cannot be tried here: {reason}.", file=sys.stderr)
         return 1
+    readable.have_namespace([sys.executable, "-m", "tests.privilege", *options])
     # A signal must not leave a user and a line in sudoers behind.
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, _leave)
     os.umask(0o022)
+    readable.show({PROJECT, *map(pathlib.Path, (sys.prefix, sys.base_prefix))})
+    os.chdir(PROJECT)
     with scene() as (user, directory):
         codes = run(user, directory, options)
         # A part of the tests need not go everywhere.

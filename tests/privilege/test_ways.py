@@ -354,6 +354,7 @@ def transfers(source: ovz_node.Node, node: pathlib.Path) -> transfer.Transfer:
     return transfer.Transfer(source, transfer.Peer(**json.loads(described.read_text())))
 
 
+@pytest.mark.slow  # test_service.py has a server go there, by privsep
 def test_a_tree_goes_to_another_host(
     executor: utils.Executor, ctid: str, container: str, transfers: transfer.Transfer
 ) -> None:
