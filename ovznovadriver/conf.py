@@ -511,6 +511,21 @@ _OPTIONS += [
 ]
 
 
+def places() -> dict[str, list[str]]:
+    """Where nova-compute finds nova.conf by itself, for the programs beside it.
+
+    That is /etc/nova/nova.conf, and also nova-compute.conf and nova-compute.conf.d
+    there: which files an application reads, oslo.config tells from its name.
+
+    :returns: arguments of ConfigOpts
+    """
+    who = {"project": "nova", "prog": "nova-compute"}
+    return {
+        "default_config_files": cfg.find_config_files(**who),
+        "default_config_dirs": cfg.find_config_dirs(**who),
+    }
+
+
 def register_opts(conf: cfg.ConfigOpts) -> None:
     """Make ``conf.openvz`` known; nothing happens when it is known already."""
     conf.register_opts(_OPTIONS, group=GROUP)

@@ -55,7 +55,7 @@ def read_options(args: Sequence[str]) -> cfg.ConfigOpts:
     found.register_opts(_NOVA_OPTIONS)
     found.register_opts(_SERIAL_OPTIONS, group="serial_console")
     found.register_cli_opt(cfg.BoolOpt("debug", default=False, help="Log more."))
-    found(list(args), project="nova", prog="ovz-console")
+    found(list(args), project="nova", prog="ovz-console", **conf.places())
     return found
 
 

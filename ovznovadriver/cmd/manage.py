@@ -14,7 +14,7 @@
 
 ::
 
-    ovz-manage [--config-file FILE]… [--json] list [--all]
+    ovz-manage [--config-file FILE]… [--config-dir DIR]… [--json] list [--all]
     ovz-manage … orphans
     ovz-manage … repair [--yes] [--kind KIND]…
     ovz-manage … adopt --host HOST (--all | CTID…) [--name NAME [--id ID]]
@@ -63,6 +63,9 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
         default=[],
         help="nova.conf; otherwise where nova-compute looks for it",
     )
+    parser.add_argument(
+        "--config-dir", action="append", default=[], help="a directory of such files"
+    )
     parser.add_argument("--json", action="store_true", help="answer in JSON")
     commands = parser.add_subparsers(dest="command", required=True)
     listing = commands.add_parser("list", help="containers, and what their tags say")
@@ -93,9 +96,17 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     return asked
 
 
-def _open(files: Sequence[str]) -> Any:
+def _flags(asked: argparse.Namespace) -> list[str]:
+    return [
+        *(f"--config-file={file}" for file in asked.config_file),
+        *(f"--config-dir={directory}" for directory in asked.config_dir),
+    ]
+
+
+def _open(flags: Sequence[str]) -> Any:
     """The node that nova.conf describes.
 
+    :param flags: where it is, as nova-compute is told
     :raises OvzError: it cannot be opened; says why
     """
     from oslo_privsep import priv_context
@@ -105,8 +116,9 @@ def _open(files: Sequence[str]) -> Any:
     from ovznovadriver.compute import host
     from ovznovadriver.openvz import node
 
-    flags = [word for file in files for word in ("--config-file", file)]
-    nova_config.parse_args(["ovz-manage", *flags], configure_db=False, init_rpc=False)
+    nova_config.parse_args(
+        ["ovz-manage", *flags], configure_db=False, init_rpc=False, prog="nova-compute"
+    )
     options = host.node_options()
     _become_owner(options.lock_dir)
     priv_context.init(root_helper=shlex.split(nova_utils.get_root_helper()))
@@ -290,7 +302,7 @@ def main(
     try:
         # Whatever Nova's libraries may print, the answer is the answer.
         with contextlib.redirect_stdout(sys.stderr):
-            tool = _Tool(opened(asked.config_file))
+            tool = _Tool(opened(_flags(asked)))
             records, code = getattr(tool, asked.command)(asked)
     except (exception.OvzError, OSError, cfg.Error) as error:
         print(f"ovz-manage: {error}", file=sys.stderr)

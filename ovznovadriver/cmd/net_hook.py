@@ -69,10 +69,12 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _find(program: str) -> str:
-    path = shutil.which(program, path=f"{os.environ.get('PATH', '')}:{_PROGRAM_DIRS}")
-    if path is None:
+    # An empty or relative part of it would be the place where vzctl was started.
+    path = f"{os.environ.get('PATH', '')}:{_PROGRAM_DIRS}".split(":")
+    found = shutil.which(program, path=":".join(filter(os.path.isabs, path)))
+    if found is None:
         raise exception.OvzError(f"{program} is not there")
-    return path
+    return found
 
 
 def _run() -> hostends.Run:

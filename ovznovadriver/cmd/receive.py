@@ -31,6 +31,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import importlib.util
 import json
 import os
 import shlex
@@ -46,9 +47,20 @@ from ovznovadriver.openvz import outgoing, processes, reception, vzconf
 #: The exit code when the other host speaks another version.
 OTHER_PROTOCOL = 3
 
+_CONFIG_FLAGS = ("--config-file", "--config-dir")
+
+
+def _nova_dir() -> str:
+    """The directory that Nova lies in; it is not imported for that."""
+    found = importlib.util.find_spec("nova")
+    places = list(found.submodule_search_locations or ()) if found else []
+    return os.path.dirname(os.path.abspath(places[0])) if places else "/"
+
+
 # What Nova has under these names, with its defaults.
 _NOVA_OPTIONS = [
-    cfg.StrOpt("state_path", default="/var/lib/nova"),
+    cfg.StrOpt("pybasedir", default=_nova_dir()),
+    cfg.StrOpt("state_path", default="$pybasedir"),
     cfg.StrOpt("rootwrap_config", default="/etc/nova/rootwrap.conf"),
 ]
 _WORKAROUNDS = [cfg.BoolOpt("disable_rootwrap", default=False)]
@@ -82,17 +94,18 @@ def _parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def _split(args: Sequence[str], asked: str | None) -> tuple[list[str], list[str]]:
-    """The files of the configuration, and the other host's words.
+    """Where the configuration is, as flags, and the other host's words.
 
     :param asked: SSH_ORIGINAL_COMMAND. Where it is there, the other host may not
-        choose the files.
+        choose the configuration.
     :raises CommandRefused: the other host's words have no end
     """
-    files = []
+    flags = []
     args = list(args)
-    while args[:1] == ["--config-file"]:
-        files += args[1:2]
-        del args[:2]
+    while args and args[0].partition("=")[0] in _CONFIG_FLAGS:
+        count = 1 if "=" in args[0] else 2
+        flags += args[:count]
+        del args[:count]
     if asked is not None:
         try:
             args = shlex.split(asked)[1:]
@@ -100,15 +113,15 @@ def _split(args: Sequence[str], asked: str | None) -> tuple[list[str], list[str]
             raise exception.CommandRefused(
                 f"{asked[:100]!a} is no command line: {error}"
             ) from error
-    return files, args
+    return flags, args
 
 
-def _read_options(files: Sequence[str]) -> cfg.ConfigOpts:
+def _read_options(flags: Sequence[str]) -> cfg.ConfigOpts:
     found = cfg.ConfigOpts()
     conf.register_opts(found)
     found.register_opts(_NOVA_OPTIONS)
     found.register_opts(_WORKAROUNDS, group="workarounds")
-    found([], project="nova", prog="ovz-receive", default_config_files=files or None)
+    found(list(flags), project="nova", prog="ovz-receive", **conf.places())
     return found
 
 
@@ -123,14 +136,15 @@ def _private_dir(found: cfg.ConfigOpts) -> str:
     return vzconf.private_dir(vzconf.read_settings(found.openvz.vz_conf))
 
 
-def _hello(files: Sequence[str]) -> dict[str, Any]:
+def _hello(flags: Sequence[str]) -> dict[str, Any]:
     # These take seconds to import, which nothing else here must.
     from nova import config as nova_config
     from ovznovadriver.compute import host
     from ovznovadriver.openvz import node, transfer
 
-    flags = [word for file in files for word in ("--config-file", file)]
-    nova_config.parse_args(["ovz-receive", *flags], configure_db=False, init_rpc=False)
+    nova_config.parse_args(
+        ["ovz-receive", *flags], configure_db=False, init_rpc=False, prog="nova-compute"
+    )
     options = dataclasses.replace(host.node_options(), privilege=_privilege())
     return transfer.local_facts(node.Node.open(host.CONF.host, options)).as_dict()
 
@@ -174,7 +188,7 @@ def _receive(
 
 
 def _answer(
-    asked: argparse.Namespace, files: Sequence[str], direct: bool, words: list[str]
+    asked: argparse.Namespace, flags: Sequence[str], direct: bool, words: list[str]
 ) -> int:
     if asked.protocol != outgoing.PROTOCOL:
         print(
@@ -188,9 +202,9 @@ def _answer(
     if asked.command == "hello":
         # Whatever Nova's libraries may print, the answer is the answer.
         with contextlib.redirect_stdout(sys.stderr):
-            answer = _hello(files)
+            answer = _hello(flags)
     else:
-        found = _read_options(files)
+        found = _read_options(flags)
         if asked.command == "receive":
             return _receive(found, asked.key, asked.list, direct, words)
         if asked.command == "look":
@@ -212,10 +226,10 @@ def main(args: Sequence[str] | None = None, *, direct: bool | None = None) -> in
     """
     asked_for = os.environ.get("SSH_ORIGINAL_COMMAND")
     try:
-        files, words = _split(sys.argv[1:] if args is None else args, asked_for)
+        flags, words = _split(sys.argv[1:] if args is None else args, asked_for)
         asked, others = _parse(words)
         return _answer(
-            asked, files, os.geteuid() == 0 if direct is None else direct, others
+            asked, flags, os.geteuid() == 0 if direct is None else direct, others
         )
     except (exception.OvzError, OSError, cfg.Error) as error:
         print(f"ovz-receive: {error}", file=sys.stderr)

@@ -58,6 +58,15 @@ def test_without_options_it_has_novas_defaults(tmp_path: Path) -> None:
     assert console.service_options(found).settings.address is None
 
 
+def test_it_finds_what_is_nova_computes_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".nova").mkdir()
+    (tmp_path / ".nova/nova-compute.conf").write_text("[DEFAULT]\nhost = node7\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert console.read_options([]).host == "node7"
+
+
 @pytest.mark.parametrize("text", ["1", "9:5", "5:5", "0:9", "1:99999", "a:b", "-1:5"])
 def test_a_port_range_that_is_none_is_said(tmp_path: Path, text: str) -> None:
     args = _config(tmp_path, f"[serial_console]\nport_range = {text}")

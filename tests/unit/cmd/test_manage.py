@@ -383,8 +383,21 @@ def test_without_a_lock_dir_nobody_has_run_here(tmp_path):
         manage._become_owner(str(tmp_path / "claims"))
 
 
+def test_it_is_told_where_the_configuration_is_as_nova_compute_is(capsys):
+    seen = []
+
+    def opened(flags):
+        seen.extend(flags)
+        raise manage.exception.OvzError("no node")
+
+    words = ["--config-file", "a", "--config-dir=b", "--config-file=c", "list"]
+    assert manage.main(words, opened=opened) == manage.FAILED
+    assert seen == ["--config-file=a", "--config-file=c", "--config-dir=b"]
+
+
 @pytest.mark.slow
-def test_it_works_with_a_nova_conf(sim, node, image, tmp_path):
+@pytest.mark.parametrize("given", [True, False], ids=["given", "found"])
+def test_it_works_with_a_nova_conf(sim, node, image, tmp_path, given):
     support.create(node, image)
     options = {
         "vz_conf": sim.root / "etc/vz/vz.conf",
@@ -395,19 +408,25 @@ def test_it_works_with_a_nova_conf(sim, node, image, tmp_path):
         "program_dirs": sim.bin_dir,
         "snapshot_dir": tmp_path / "snapshots",
     }
-    conf = tmp_path / "nova.conf"
+    # Without a word it finds what is nova-compute's alone, too.
+    conf = tmp_path / ".nova/nova-compute.conf"
+    conf.parent.mkdir()
+    words = [f"--config-file={conf}"] if given else []
     lines = [f"{name} = {value}" for name, value in options.items()]
     conf.write_text("\n".join(["[DEFAULT]\nhost = host1\n[openvz]", *lines, ""]))
     code = (
         "from ovznovadriver.openvz import privsep\n"
         "from ovznovadriver.cmd import manage\n"
         "privsep.context.set_client_mode(False)\n"
-        f"raise SystemExit(manage.main(['--config-file', {str(conf)!r}, '--json',"
-        " 'list']))\n"
+        f"raise SystemExit(manage.main([*{words!r}, '--json', 'list']))\n"
     )
 
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=PROJECT,
+        env={**os.environ, "HOME": "/nowhere" if given else str(tmp_path)},
     )
 
     assert done.returncode == manage.DONE, done.stderr

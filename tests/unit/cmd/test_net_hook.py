@@ -328,6 +328,17 @@ def test_the_programs_of_root_are_found_without_a_path(
     assert net_hook._find("sh").endswith("/sh")
 
 
+@pytest.mark.parametrize("path", ["", ".", ":."])
+def test_no_program_is_looked_for_where_vzctl_was_started(
+    path: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sh").touch(mode=0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", path)
+    assert net_hook._find("sh") != str(tmp_path / "sh")
+    assert os.path.isabs(net_hook._find("sh"))
+
+
 # --- With the kernel's own ---
 
 

@@ -18,6 +18,8 @@ import json
 from pathlib import Path
 
 import pytest
+from nova.conf import base, paths, workarounds
+from oslo_config import cfg
 
 from ovznovadriver import exception
 from ovznovadriver.cmd import receive
@@ -71,6 +73,39 @@ def test_where_ssh_permits_one_command_the_configuration_is_not_the_others_to_ch
         "SSH_ORIGINAL_COMMAND", "ovz-receive --config-file /tmp/own --protocol=1 hello"
     )
     refused(conf)
+
+
+def test_without_options_it_has_novas_defaults(conf: list[str]) -> None:
+    theirs = cfg.ConfigOpts()
+    for module in (base, paths, workarounds):
+        module.register_opts(theirs)
+    theirs([])
+    ours = receive._read_options(conf)
+    for name in ("pybasedir", "state_path", "rootwrap_config"):
+        assert ours[name] == theirs[name], name
+    assert ours.workarounds.disable_rootwrap == theirs.workarounds.disable_rootwrap
+
+
+@pytest.mark.parametrize("form", ["--config-dir DIR", "--config-dir=DIR", "=FILE", ""])
+def test_it_is_told_where_the_configuration_is_as_nova_compute_is(
+    conf: list[str],
+    sim4: SimNode,
+    form: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    place = sim4.root / ".nova"
+    place.mkdir()
+    # By itself it finds the one that is nova-compute's alone, too.
+    Path(conf[1]).rename(place / "nova-compute.conf")
+    monkeypatch.setenv("HOME", str(sim4.root) if not form else "/nowhere")
+    form = form.replace("DIR", str(place))
+    form = form.replace("=FILE", f"--config-file={place}/nova-compute.conf")
+    with incoming.held(str(sim4.private_dir), KEY):
+        pass
+    monkeypatch.setenv("SSH_ORIGINAL_COMMAND", f"x --protocol=1 discard {KEY}")
+    assert receive.main(form.split(), direct=True) == 0, capsys.readouterr().err
+    assert not (sim4.private_dir / f".incoming-{KEY}").exists()
 
 
 @pytest.mark.parametrize("forced", [False, True])
