@@ -128,7 +128,7 @@ def _open(flags: Sequence[str]) -> Any:
 def _become_owner(directory: str) -> None:
     """As root, become the user whose the directory is: the one of nova-compute.
 
-    :raises OvzError: nova-compute has never run here
+    :raises OvzError: nova-compute has never run here, or nobody is that user
     """
     try:
         owner = os.stat(directory).st_uid
@@ -139,7 +139,13 @@ def _become_owner(directory: str) -> None:
         ) from error
     if os.geteuid() != 0 or owner == 0:
         return
-    user = pwd.getpwuid(owner)
+    try:
+        user = pwd.getpwuid(owner)
+    except KeyError:
+        raise exception.OvzError(
+            f"[openvz]lock_dir {directory} belongs to user {owner}, whom this node does"
+            " not know: chown it to the user of nova-compute"
+        ) from None
     os.initgroups(user.pw_name, user.pw_gid)
     os.setgid(user.pw_gid)
     os.setuid(owner)

@@ -383,6 +383,14 @@ def test_without_a_lock_dir_nobody_has_run_here(tmp_path):
         manage._become_owner(str(tmp_path / "claims"))
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+def test_a_lock_dir_of_nobody_is_a_clear_error(tmp_path):
+    os.chown(tmp_path, 3_999_999_999, -1)
+
+    with pytest.raises(manage.exception.OvzError, match="does not know: chown it"):
+        manage._become_owner(str(tmp_path))
+
+
 def test_it_is_told_where_the_configuration_is_as_nova_compute_is(capsys):
     seen = []
 
