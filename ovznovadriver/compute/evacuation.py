@@ -24,6 +24,7 @@ notes that it takes them before it does, and the lost one, come back, removes no
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from nova.compute import task_states, vm_states
@@ -100,38 +101,38 @@ class Evacuations:
         dirs = {"private": self._node.paths.private}
         return set(self._node.executor.call("list_artifacts", dirs=dirs))
 
-    def _refuse_taken(self, instance: Any, there: set[str]) -> None:
+    def _holders(
+        self, instance: Any, mark: str, there: set[str]
+    ) -> Iterator[tuple[str, str]]:
+        """(host, CTID) of each claim for a server with a mark whose files are there."""
         claims = self._node.claims
         for number in filter(there.__contains__, claims.ctids()):
             owner = claims.owner(number)
             if (
                 owner is not None
                 and owner.uuid == instance.uuid
-                and claims.has(number, ctid.TAKEN)
+                and claims.has(number, mark)
             ):
-                raise exception.TransferError(
-                    f"host {owner.host} has the files, in"
-                    f" {self._node.paths.private}/{number}, by an evacuation that was"
-                    " interrupted: it gives them back when nova-compute starts there;"
-                    " see 'Evacuation' in the driver's documentation of migration"
-                )
+                yield owner.host, number
+
+    def _refuse_taken(self, instance: Any, there: set[str]) -> None:
+        for host, number in self._holders(instance, ctid.TAKEN, there):
+            raise exception.TransferError(
+                f"host {host} has the files, in"
+                f" {self._node.paths.private}/{number}, by an evacuation that was"
+                " interrupted: it gives them back when nova-compute starts there;"
+                " see 'Evacuation' in the driver's documentation of migration"
+            )
 
     def _refuse_lent(self, instance: Any, there: set[str]) -> None:
         """Refuse a server that was moving when its host was lost, before it had files.
 
         What that host has made of it then is empty.
         """
-        claims = self._node.claims
-        for number in filter(there.__contains__, claims.ctids()):
-            owner = claims.owner(number)
-            if (
-                owner is not None
-                and owner.uuid == instance.uuid
-                and owner.host != instance.host
-                and claims.has(number, ctid.LENT)
-            ):
+        for host, number in self._holders(instance, ctid.LENT, there):
+            if host != instance.host:
                 raise exception.TransferError(
-                    f"host {owner.host} has the files still, in"
+                    f"host {host} has the files still, in"
                     f" {self._node.paths.private}/{number}: host {instance.host} was"
                     " lost before it took them"
                 )
