@@ -69,6 +69,7 @@ names_dir = {sim.names_dir}
 lock_dir = {sim.root}/claims
 sysfs_dir = {sim.root}/sys
 program_dirs = {sim.bin_dir}
+layout = {layout}
 """
 
 
@@ -136,8 +137,8 @@ class Sshd:
         :param host: the Nova host that it is
         :param changes: other values than the usual ones, by name
         """
-        conf = sim.root / "nova.conf"
-        conf.write_text(_NOVA_CONF.format(sim=sim, host=host))
+        conf, layout = sim.root / "nova.conf", "ploop" if sim.ploop else "simfs"
+        conf.write_text(_NOVA_CONF.format(sim=sim, host=host, layout=layout))
         receiver = sim.root / "receive"
         path = [str(PROJECT), *filter(None, sys.path)]
         receiver.write_text(

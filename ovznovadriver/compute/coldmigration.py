@@ -18,6 +18,10 @@ again after it has stopped, and compared. Only then does Nova say that the serve
 on the other host, where a container is made and takes the tree over. The container
 that it came from stays, stopped, until the move is confirmed. Where both hosts have
 their files on one disk nothing is sent: the tree is lent, see lending.
+
+A disk image (layout ploop) is sent once, after the stop. That its file shows, by its
+times, what the kernel wrote into it past the page cache is nowhere promised; vzmigrate
+sends none that is in use by rsync, either (bin/vzmigrate.in, vzctl 4.9.4).
 """
 
 from __future__ import annotations
@@ -106,7 +110,7 @@ class ColdMigrations:
         way = transfer.Transfer(self._node, peer)
         try:
             container = self._resizes.check(instance, flavor)
-            shared, lent = self._check(container, way)
+            shared, lent = self._check(container, way, flavor)
         except (exception.OvzError, nova_exception.ResizeError) as error:
             raise nova_exception.InstanceFaultRollback(
                 nova_exception.MigrationPreCheckError(reason=str(error))
@@ -133,10 +137,11 @@ class ColdMigrations:
         return json.dumps({"version": version, "key": instance.uuid})
 
     def _check(
-        self, container: OvzContainer, way: transfer.Transfer
+        self, container: OvzContainer, way: transfer.Transfer, flavor: Any
     ) -> tuple[bool, bool]:
         """See that a container's tree can go to another host.
 
+        :param flavor: the one that it gets
         :returns: whether the other host sees the private areas of this one, and
             whether it can have the tree by a rename there
         :raises TransferError: it cannot go; nothing has changed
@@ -158,12 +163,34 @@ class ColdMigrations:
                 f" and {node.family.name} cannot have a server twice in one"
                 " place, as it has until its move is confirmed"
             )
+        if container.layout == "ploop":
+            self._check_image(container, flavor, shared)
         if shared and way.sees_claim(container.ovz_id, uuid):
             return True, True
         reason = transfer.refusal(ours, theirs, needed_kb=way.tree_kb(container.ovz_id))
         if reason is not None:
             raise exception.TransferError(reason)
         return shared, False
+
+    def _check_image(self, container: OvzContainer, flavor: Any, shared: bool) -> None:
+        """See that a disk image can go to another host, and have its size there.
+
+        :raises TransferError: it cannot
+        """
+        if shared:
+            raise exception.TransferError(
+                "both hosts have their private areas in one place, and a disk image"
+                " that is there could come to be in use on both"
+            )
+        wanted = servers.limits(self._node, flavor).diskspace
+        size_kb = container.image_kb
+        if wanted and size_kb and wanted.hard_kb < size_kb:
+            # Whether the files fit shows when it is tried, which is too late there.
+            raise exception.TransferError(
+                f"its disk image has {size_kb} KiB, and cannot become smaller on the"
+                " way to another host; on the same host it can, where"
+                " [DEFAULT]allow_resize_to_same_host is set"
+            )
 
     def _stop(
         self,
@@ -188,10 +215,16 @@ class ColdMigrations:
     ) -> None:
         """Send a container's tree while it runs, and once more when it has stopped."""
         steps.add("the copy", way.discard, instance.uuid)
-        self._send_ahead(container, way, instance)
-        tell = progress.teller(instance, _RUNNING_SHARE, 100)
+        image = container.layout == "ploop"
+        if not image:
+            self._send_ahead(container, way, instance)
+        tell = progress.teller(instance, 0 if image else _RUNNING_SHARE, 100)
+        # ploop takes no image with holes (ploop(8)).
+        connected = way.connected(
+            container.ovz_id, instance.uuid, tell, holes=not image
+        )
         # The server is down from its stop to the end of this pass.
-        with way.connected(container.ovz_id, instance.uuid, tell) as finish:
+        with connected as finish:
             stop()
             finish()
         way.verify(container.ovz_id, instance.uuid)
@@ -314,20 +347,28 @@ class ColdMigrations:
     def complete(self, context: Any, instance: Any, network_info: Any) -> None:
         """Finish an arrival that failed, so that the server can be started.
 
-        Nothing happens to one that is not arriving.
+        Nothing happens to one that has not come here, or whose move is confirmed.
         """
         come = instance.uuid in transfer.incoming(self._node)
         lent = self._lending.awaits(instance.uuid)
-        migration = self._arrival(context, instance) if come or lent else None
+        migration = self._arrival(context, instance)
         if migration is None:
             return
+        if come or lent:
+            self._finish(migration, instance, network_info, lent=not come)
+        if migration.old_instance_type_id != migration.new_instance_type_id:
+            self._limit(servers.find(self._node, instance), instance)
+
+    def _finish(
+        self, migration: Any, instance: Any, network_info: Any, *, lent: bool
+    ) -> None:
         LOG.info("Finishing the interrupted arrival", instance=instance)
         try:
             self._life.halt(servers.find(self._node, instance))
         except nova_exception.InstanceNotFound:
             # There may be one that has no files: not its own, and not the lender's.
             self._remove_stale(instance)
-        lender = None if come else self._lender(migration, instance)
+        lender = self._lender(migration, instance) if lent else None
         self._adopt(instance, instance.image_meta, network_info, lender)
 
     def _arrival(self, context: Any, instance: Any) -> Any | None:
@@ -339,7 +380,8 @@ class ColdMigrations:
             context, move.migration_id, instance.uuid
         )
         # Nova names this host only when the whole tree was here.
-        here = migration.dest_compute == self._node.host == instance.host
+        source, target = migration.source_compute, migration.dest_compute
+        here = source != target == self._node.host == instance.host
         comes = migration.migration_type in ("migration", "resize")
         return migration if here and comes else None
 
@@ -391,10 +433,33 @@ class ColdMigrations:
         # Were the container removed now, its tree could be this server's.
         if lender is None:
             transfer.adopt(self._node, container.ovz_id, instance.uuid)
+            self._fit(container, instance)
         else:
             self._lending.borrow(container, lender)
         servers.describe(self._node, container, instance, network_info, nics)
         return container
+
+    def _fit(self, container: OvzContainer, instance: Any) -> None:
+        """Give a disk image that has come the size that the server is to have.
+
+        :raises DiskImageNotResized: it cannot
+        """
+        if container.layout != "ploop":
+            return
+        wanted = servers.limits(self._node, instance.flavor).diskspace
+        before = servers.limits(self._node, instance.old_flavor).diskspace
+        if wanted is not None and wanted != before:
+            container.set_diskspace(wanted.soft_kb, wanted.hard_kb)
+
+    def _limit(self, container: OvzContainer, instance: Any) -> None:
+        """Give a container the limits that its server has by now.
+
+        Nova gives one that could not arrive its old flavor back.
+        """
+        now, old, new = instance.flavor, instance.old_flavor, instance.new_flavor
+        other = new if now.flavorid == old.flavorid else old
+        self._life.halt(container)
+        self._resizes.apply(container, other, now)
 
 
 def _version(disk_info: str) -> int:

@@ -247,6 +247,11 @@ class LiveMigrations:
             if nova_driver.block_device_info_get_mapping(block_device_info):
                 raise exception.TransferError("a server with volumes cannot move live")
             theirs = transfer.Facts.from_dict(told["facts"])
+            container = servers.find(self._node, instance)
+            if container.layout != "simfs":
+                raise exception.TransferError(
+                    f"only servers of layout simfs move live: {container.layout}"
+                )
             if self._node.executor.call(
                 "find_proof", dirs=self._areas(), name=migrate_data.filename
             ):
@@ -254,7 +259,6 @@ class LiveMigrations:
                     f"host {theirs.host} has its private areas where this one has"
                     " them, and vzmigrate would remove the server's files there"
                 )
-            container = servers.find(self._node, instance)
             # A move that comes to nothing would take its mark away.
             container.refuse_leaving()
             if container.refresh() is not State.RUNNING:

@@ -122,7 +122,7 @@ class Resizes:
                 self._life.power_off(instance, timeout)
                 self._network.unplug(instance, network_info)
                 steps.add("the configuration", container.restore)
-                self._apply(container, instance.flavor, flavor)
+                self.apply(container, instance.flavor, flavor)
         except Exception as error:
             roll_back(steps, error)
 
@@ -168,7 +168,11 @@ class Resizes:
                 " it, or give both flavors the same vz_config_file"
             )
 
-    def _apply(self, container: OvzContainer, old: Any, new: Any) -> None:
+    def apply(self, container: OvzContainer, old: Any, new: Any) -> None:
+        """Give a stopped container the limits of another flavor.
+
+        :raises DiskImageNotResized: its disk image cannot have its size
+        """
         sample = self._other_sample(old, new)
         if sample:
             container.apply_config(sample)

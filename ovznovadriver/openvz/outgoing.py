@@ -49,11 +49,11 @@ _WORD = re.compile(r"[A-Za-z0-9_.:/@+-]+")
 _ESCAPED = re.compile(rb"\\#([0-3][0-7]{2})")
 _PERCENT = re.compile(rb"\s(\d{1,3})%\s")
 _SENT = b"ovz:<f"
-# As it is: numeric owners, links, ACLs, extended attributes, devices, holes; nothing
-# mounted in it. Times to the nanosecond: rsync compares whole seconds otherwise, and
+# As it is: numeric owners, links, ACLs, extended attributes, devices; nothing mounted
+# in it. Times to the nanosecond: rsync compares whole seconds otherwise, and
 # takes what changed between two passes of one second for the same.
 _AS_IT_IS = (
-    *("-aHAXSx", "--numeric-ids", "--modify-window=-1", "--no-motd"),
+    *("-aHAXx", "--numeric-ids", "--modify-window=-1", "--no-motd"),
     f"--timeout={SILENCE}",
 )
 #: What of ssh's is not left to any configuration file. A key that is not known, or
@@ -124,6 +124,7 @@ def send_tree(
     since: int | None,
     progress: str | None,
     gate: str | None,
+    holes: bool,
     programs: Mapping[str, str],
     run: Run,
 ) -> dict[str, Any]:
@@ -138,6 +139,7 @@ def send_tree(
     :param progress: a FIFO of that user, which gets a line for each percent
     :param gate: a socket of that user, whose other end says when the container has
         stopped (see gate.py); None where it has
+    :param holes: whether what is zero becomes a hole there
     :param programs: the paths of rsync, ssh and setpriv
     :returns: {"code", "stderr", "timed_out": of rsync; "since": int, "same": None
         unless final and there was an answer, else whether both trees are the same;
@@ -159,7 +161,7 @@ def send_tree(
         def listed() -> concurrent.futures.Future[listing.Listing]:
             return pool.submit(listing.list_tree, opened.descriptor, since=since)
 
-        sender = _Sender(path, key, peer, owner, programs, run, shown)
+        sender = _Sender(path, key, peer, owner, holes, programs, run, shown)
         # What rsync says first, it says of a tree that it reads: nothing changes now.
         reply = sender.send(final, gate, listed if final else None)
         reply["since"] = begun if since is None else since
@@ -203,6 +205,7 @@ class _Sender:
         key: str,
         peer: Mapping[str, Any],
         owner: int,
+        holes: bool,
         programs: Mapping[str, str],
         run: Run,
         shown: _Progress,
@@ -215,6 +218,8 @@ class _Sender:
         self._source = path
         self._limit = float(peer["timeout"])
         self._command = [programs["rsync"], *_AS_IT_IS]
+        if holes:
+            self._command.append("--sparse")
         if peer["bandwidth_kbps"]:
             self._command.append(f"--bwlimit={int(peer['bandwidth_kbps'])}")
         ssh = [programs["ssh"], *ssh_arguments(peer)[:-1]]

@@ -112,6 +112,12 @@ class ContainerSettings:
         return found.get("VE_LAYOUT", self.node.layout).split(":")[0]
 
     @property
+    def image_kb(self) -> int | None:
+        """How large its disk image is (layout ploop), in KiB; None where not known."""
+        size = _disk_size(self._conf_path())
+        return size and size[1]
+
+    @property
     def is_kept(self) -> bool:
         """Whether :meth:`keep` was called, and nothing came of it yet."""
         return os.path.lexists(keptconf.kept_path(self.node.paths.conf, self.ovz_id))

@@ -223,8 +223,6 @@ def refusal(ours: Facts, theirs: Facts, *, needed_kb: int = 0) -> str | None:
     ):
         if here != there:
             return f"{what} is {here} here, and {there} on host {theirs.host}"
-    if ours.layout != "simfs":
-        return f"only containers of layout simfs can go to another host: {ours.layout}"
     if needed_kb > theirs.free_kb:
         return (
             f"the tree takes {needed_kb} KiB, and host {theirs.host} has"
@@ -334,7 +332,7 @@ class Transfer:
         :raises TransferError: something else went wrong; a pass can be tried again
         """
         with underway.Watch(progress) as watch:
-            work = self._begin(ctid, key, final, watch.pipe)
+            work = self._begin(ctid, key, final, watch.pipe, None, True)
             self._end(key, final, watch.result_of(work))
             watch.tell(1.0)
 
@@ -344,16 +342,19 @@ class Transfer:
         ctid: str,
         key: str,
         progress: Callable[[float], object] | None = None,
+        *,
+        holes: bool = True,
     ) -> Iterator[Callable[[], None]]:
         """Have all ready for the final pass while the container still runs.
 
         What the block is given does the pass; it is to be called when the container
         has stopped. A block that ends without it ends the connection.
 
+        :param holes: whether what is zero becomes a hole there
         :raises TransferError: as :meth:`send`; also before the block
         """
         with underway.Watch(progress) as watch, underway.Gate() as waiting:
-            work = self._begin(ctid, key, True, watch.pipe, waiting.path)
+            work = self._begin(ctid, key, True, watch.pipe, waiting.path, holes)
             try:
                 if not waiting.wait(work):
                     self._end(key, True, work.result())
@@ -375,7 +376,8 @@ class Transfer:
         key: str,
         final: bool,
         progress: str | None,
-        gate: str | None = None,
+        gate: str | None,
+        holes: bool,
     ) -> underway.Work:
         facts = self._facts or self.hello()
         state = self._passes.get(key)
@@ -397,6 +399,7 @@ class Transfer:
                 since=state.since,
                 progress=progress,
                 gate=gate,
+                holes=holes,
             )
         )
 

@@ -15,12 +15,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import fixtures
 import pytest
 
 from ovznovadriver.openvz import transfer
-from tests import ssh
-from tests.functional import twohosts
+from tests import ssh, trees
+from tests.functional import diskimages, twohosts
 from tests.simulator.node import SimNode
 
 SMALL = (1, 512, 1)
@@ -114,6 +116,22 @@ class MigrationTests:
         # What it left there goes with it, by a periodic task of Nova's.
         self.run_periodic("_cleanup_running_deleted_instances", target)
         assert self.left(target) == []
+
+    @pytest.mark.slow
+    def test_a_server_that_could_not_arrive_has_the_limits_that_nova_says(self) -> None:
+        server = self.boot("web-1", host="compute1")
+        first, second = self.nodes["compute1"], self.nodes["compute2"]
+        before = first.conf(self.container(server))
+        second.fail("vzctl", "start", rc=96)
+
+        self.move(server, "ERROR", flavor=self.large)
+        self.recover(server)
+
+        # Nova has given it its old flavor back.
+        self.await_use(compute1=NOTHING, compute2=LARGE)
+        after = second.conf(self.container(server, second))
+        for name in ("DISKSPACE", "PHYSPAGES", "CPUS"):
+            assert after[name] == before[name], name
 
 
 class TestMigrationWithVzctl4(MigrationTests, twohosts.TwoHostsTest):
@@ -213,6 +231,93 @@ class TestMigrationWithVzctl9(MigrationTests, twohosts.TwoHostsTest):
             node = self.nodes[ends[end]]
             assert node.state(self.container(server, node)) == "running", subcommand
         self.delete(server)
+
+
+class TestMigrationOfDiskImages(
+    diskimages.DiskImages, MigrationTests, twohosts.TwoHostsTest
+):
+    """With layout ploop."""
+
+    def _size_gb(self, server: dict[str, Any]) -> int:
+        node = self.nodes[self.host_of(server)]
+        hard_kb = node.image_kb(self.container(server, node)) + (4 << 10)
+        return hard_kb >> 20
+
+    def test_an_image_is_sent_once_after_the_stop_and_has_its_size_there(self) -> None:
+        server = self.boot("web-1", host="compute1")
+        tree = self.seen(server)
+        assert self._size_gb(server) == 1
+
+        self.move(server, flavor=self.large)
+
+        assert twohosts.DirectTransfer.passes == [("stopped", False)]
+        assert self.seen(server) == tree
+        assert self._size_gb(server) == 2
+
+        self.revert(server)
+
+        assert self.host_of(server) == "compute1"
+        assert self.seen(server) == tree
+        assert self._size_gb(server) == 1
+
+    @pytest.mark.slow
+    def test_an_image_that_could_not_have_its_size_has_the_one_that_it_had(
+        self,
+    ) -> None:
+        server = self.boot("web-1", host="compute1")
+        tree = self.seen(server)
+        second = self.nodes["compute2"]
+        # The first one is of the new container, which has an image of its own.
+        second.fail("vzctl", "set", nth=2, rc=154, stderr="no room\n")
+
+        self.move(server, "ERROR", flavor=self.large)
+        assert "no room" in self.reason(server)
+        assert self._size_gb(server) == 1
+        self.recover(server)
+
+        assert self.host_of(server) == "compute2"
+        assert second.state(self.container(server, second)) == "running"
+        assert self.seen(server) == tree
+        assert self._size_gb(server) == 1
+
+    @pytest.mark.slow
+    def test_an_image_that_would_become_smaller_stays_where_it_is(self) -> None:
+        server = self.boot("web-1", host="compute1")
+        self.move(server, flavor=self.large)
+        self.confirm(server)
+        second = self.nodes["compute2"]
+        ctid = self.container(server, second)
+        twohosts.DirectTransfer.passes.clear()
+
+        self.move(server, "ACTIVE", flavor=self.flavor_id)
+
+        self.await_reason(server, "cannot become smaller on the way")
+        assert second.state(ctid) == "running"
+        assert twohosts.DirectTransfer.passes == []
+        assert self.left("compute1") == []
+
+
+class TestMigrationOfDiskImagesOnSharedDisk(
+    diskimages.DiskImages, twohosts.TwoHostsTest
+):
+    """With layout ploop, and the files of both hosts on one disk."""
+
+    def make_node(self, host: str) -> SimNode:
+        """Make the node of a host."""
+        node = super().make_node(host)
+        if host != "compute1":
+            twohosts.put_on_one_disk(self.nodes["compute1"], node)
+        return node
+
+    @pytest.mark.slow
+    def test_a_server_stays_where_it_is(self) -> None:
+        server = self.boot("web-1", host="compute1")
+
+        self.move(server, "ACTIVE")
+
+        self.await_reason(server, "could come to be in use on both")
+        node = self.nodes["compute1"]
+        assert node.state(self.container(server, node)) == "running"
 
 
 class TestMigrationOnSharedDisk(twohosts.OneDiskTest):
@@ -364,9 +469,13 @@ class TestMigrationBySsh(twohosts.TwoHostsTest):
             )
         )
 
+    def come(self, tree: trees.Tree) -> trees.Tree:
+        """What is to be seen of a tree that has come."""
+        return tree
+
     def test_a_server_moves_and_its_files_are_the_same(self) -> None:
         server = self.boot("web-1", host="compute1")
-        tree = self.seen(server)
+        tree = self.come(self.seen(server))
 
         self.move(server)
 
@@ -388,3 +497,15 @@ class TestMigrationBySsh(twohosts.TwoHostsTest):
         node = self.nodes["compute1"]
         assert node.state(self.container(server, node)) == "running"
         assert self.left("compute2") == []
+
+
+@pytest.mark.slow
+class TestMigrationOfDiskImagesBySsh(diskimages.DiskImages, TestMigrationBySsh):
+    """With layout ploop: what stands for an image is a directory in it."""
+
+    def come(self, tree: trees.Tree) -> trees.Tree:
+        """What is to be seen of a tree that has come: a real image has no holes."""
+        return {
+            name: {**what, "sparse": False} if "sparse" in what else what
+            for name, what in tree.items()
+        }

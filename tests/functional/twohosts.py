@@ -38,10 +38,12 @@ class DirectTransfer(transfer.Transfer):
 
     :cvar others: the nodes of the hosts, by address
     :cvar fault: the method that fails next, and whether it has done its work by then
+    :cvar passes: what was sent: "running" or "stopped", and whether with holes
     """
 
     others: ClassVar[dict[str, Any]] = {}
     fault: ClassVar[tuple[str, str] | None] = None
+    passes: ClassVar[list[tuple[str, bool]]] = []
 
     def __init__(self, node: Any, peer: transfer.Peer) -> None:
         super().__init__(node, peer)
@@ -82,6 +84,18 @@ class DirectTransfer(transfer.Transfer):
         progress: Callable[[float], object] | None = None,
     ) -> None:
         """See Transfer."""
+        self._send(ctid, key, progress, final=final, holes=True)
+
+    def _send(
+        self,
+        ctid: str,
+        key: str,
+        progress: Callable[[float], object] | None,
+        *,
+        final: bool,
+        holes: bool,
+    ) -> None:
+        self.passes.append(("stopped" if final else "running", holes))
         with self._failing("final send" if final else "send"):
             place = incoming.held(self._other.paths.private, key)
             with place as (_, holder):
@@ -99,9 +113,11 @@ class DirectTransfer(transfer.Transfer):
         ctid: str,
         key: str,
         progress: Callable[[float], object] | None = None,
+        *,
+        holes: bool = True,
     ) -> Iterator[Callable[[], None]]:
         """See Transfer."""
-        yield lambda: self.send(ctid, key, final=True, progress=progress)
+        yield lambda: self._send(ctid, key, progress, final=True, holes=holes)
 
     @property
     def _sub(self) -> str:
@@ -132,6 +148,7 @@ class ReachableHosts(base.SimulatedNodes):
             fixtures.MonkeyPatch("ovznovadriver.openvz.transfer.Transfer", self.WAY)
         )
         DirectTransfer.fault = None
+        DirectTransfer.passes.clear()
 
     def _address(self, host: str) -> str:
         return ADDRESSES[host]

@@ -37,6 +37,8 @@ def record(**changes: Any) -> SimpleNamespace:
         "source_compute": "host2",
         "dest_compute": support.HOST,
         "dest_host": ADDRESS,
+        "old_instance_type_id": 1,
+        "new_instance_type_id": 1,
     }
     return SimpleNamespace(**{**usual, **changes})
 

@@ -73,7 +73,8 @@ class Way:
         self._pass("send", progress)
 
     @contextlib.contextmanager
-    def connected(self, ctid, key, progress):
+    def connected(self, ctid, key, progress, *, holes):
+        assert holes
         self._note("connect")
         yield lambda: self._pass("final send", progress)
 
@@ -204,7 +205,7 @@ def test_another_kind_of_host_is_refused_before_anything_changes(
     assert _words(ovs.calls) == asked
 
 
-def test_a_server_in_a_disk_image_is_refused_whatever_new_ones_are_in(
+def test_a_server_in_a_disk_image_is_refused_where_the_other_host_has_none(
     sim, boot, leave, node
 ):
     if node.family.template_paths:
@@ -467,6 +468,23 @@ def test_an_arrival_that_failed_is_finished(
     (ctid,) = sim.containers()
     assert (sim.tree(ctid) / "mine").read_text() == "mine"
     assert sim.state(ctid) == "running"
+
+
+def test_a_server_that_has_its_old_flavor_again_has_its_limits(
+    sim, cold, arrive, come, instance, arriving
+):
+    arriving.new_instance_type_id = 2
+    arrive()
+    (ctid,) = sim.containers()
+    before = sim.conf(ctid)
+    instance.new_flavor = instance.flavor
+    instance.old_flavor = instance.flavor = instance.flavor.obj_clone()
+    instance.new_flavor.flavorid, instance.flavor.flavorid = "new", "old"
+    instance.flavor.vcpus += 1
+
+    cold.complete(None, instance, ports.network_info())
+
+    assert int(sim.conf(ctid)["CPUS"]) == int(before["CPUS"]) + 1
 
 
 @pytest.mark.parametrize(

@@ -238,6 +238,9 @@ def test_a_server_that_cannot_move_as_it_is_is_refused(
     container.unpause()
     container.stop()
     refused("container 101 is stopped")
+    path = Path(node.paths.conf) / "101.conf"
+    path.write_text(path.read_text().replace('"simfs"', '"ploop"'))
+    refused("only servers of layout simfs move live: ploop")
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,7 @@ def send(rsync: Rsync, **changes: Any) -> dict[str, Any]:
         "since": None,
         "progress": None,
         "gate": None,
+        "holes": True,
         "programs": PROGRAMS,
         "run": rsync,
     }
@@ -103,7 +104,8 @@ def test_rsync_copies_everything_to_the_nanosecond(rsync: Rsync) -> None:
     reply = send(rsync)
     ((argv, stdin),) = rsync.calls
     assert argv[0] == "/usr/bin/rsync"
-    assert {"-aHAXSx", "--numeric-ids", "--delete", "--modify-window=-1"} <= set(argv)
+    assert {"-aHAXx", "--numeric-ids", "--delete", "--modify-window=-1"} <= set(argv)
+    assert "--sparse" in argv
     assert argv[-2:] == [f"{rsync.root}/", "peer::tree/"]
     assert f"--rsync-path=ovz-receive --protocol=1 receive --list {KEY}" in argv
     assert stdin is None
@@ -164,6 +166,11 @@ def test_a_limit_of_the_network_is_rsyncs(rsync: Rsync) -> None:
     send(rsync, peer={**PEER, "bandwidth_kbps": 300, "confined": False})
     assert "--bwlimit=300" in rsync.calls[0][0]
     assert rsync.calls[0][0][-1] == "peer:tree/"
+
+
+def test_no_hole_comes_into_being_where_none_may_be(rsync: Rsync) -> None:
+    send(rsync, holes=False)
+    assert not {"--sparse", "-S", "-aHAXSx"} & set(rsync.calls[0][0])
 
 
 def test_a_pass_of_a_running_container_is_not_listed(
@@ -267,6 +274,7 @@ def test_a_request_is_judged_on_the_root_side(
     monkeypatch.setenv("SUDO_UID", "1000")
     usual = {"base": "/vz/private", "ctid": "101", "sub": "", "key": KEY}
     usual |= {"peer": PEER, "owner": 1000, "final": True, "since": None, "gate": None}
+    usual["holes"] = True
     monkeypatch.setattr(permit, "check_trusted_path", lambda path, **_: path)
     for changes in (
         {"ctid": "1"},

@@ -560,11 +560,6 @@ def test_hosts_that_differ_are_refused_with_the_reason(
         raise AssertionError(transfer.refusal(facts, theirs, needed_kb=100))
 
 
-def test_only_plain_trees_go(facts: transfer.Facts) -> None:
-    ploop = dataclasses.replace(facts, layout="ploop")
-    assert "only containers of layout simfs" in str(transfer.refusal(ploop, ploop))
-
-
 def test_facts_can_be_carried(facts: transfer.Facts) -> None:
     carried = {**facts.as_dict(), "something": "new"}
     assert transfer.Facts.from_dict(carried) == facts

@@ -322,6 +322,7 @@ def _send(node: Node) -> None:
         owner=os.geteuid(),
         final=True,
         gate=None,
+        holes=True,
         since=0,
         progress=str(progress) if os.path.lexists(progress) else None,
     )
