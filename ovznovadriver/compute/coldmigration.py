@@ -219,7 +219,7 @@ class ColdMigrations:
         if not image:
             self._send_ahead(container, way, instance)
         tell = progress.teller(instance, 0 if image else _RUNNING_SHARE, 100)
-        # ploop takes no image with holes (ploop(8)).
+        # ploop fills the holes of an image when it is mounted (ploop's lib/check.c).
         connected = way.connected(
             container.ovz_id, instance.uuid, tell, holes=not image
         )
