@@ -100,6 +100,7 @@ class _Stream:
         self._failure = failure
         self._packer = zlib.compressobj(level, zlib.DEFLATED, _GZIP)
         self._parts = self._read(place)
+        self._part = memoryview(b"")
         self._broken = False
         with contextlib.ExitStack() as stack:
             self._first, self._second = (
@@ -122,22 +123,29 @@ class _Stream:
         """Stop reading: whoever still writes is told so."""
         self._undo.close()
 
-    def read(self, _size: int = -1) -> bytes:
+    def read(self, size: int = -1) -> bytes:
         """The next bytes of the image; none at its end.
 
+        :param size: how many there may be. Each read is a chunk of the request, and
+            uWSGI, before Glance, breaks off for one of more than 1 MiB
+            (chunked-input-limit), which is what glanceclient asks for.
         :raises OvzError: the container could not be packed. Never an OSError, which
             Nova would take for Glance's and try again with what is left.
         """
         if self._broken:
             raise exception.OvzError("the snapshot has failed before")
         try:
-            data = next(self._parts, b"")
+            if not self._part:
+                self._part = memoryview(next(self._parts, b""))
         except OSError as error:
             self._broken = True
             raise exception.OvzError(f"the archive cannot be read: {error}") from error
         except BaseException:
             self._broken = True
             raise
+        end = len(self._part) if size < 0 else size
+        data = bytes(self._part[:end])
+        self._part = self._part[end:]
         self.given += len(data)
         return data
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import random
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -78,6 +79,22 @@ def test_the_spool_is_read_only_when_it_is_complete(writer: Writer) -> None:
     reader.join()
 
     assert gzip.decompress(read[0]) == b"complete"
+
+
+def test_no_more_is_given_than_was_asked_for(writer: Writer) -> None:
+    # uWSGI, before Glance, refuses a piece of more than 1 MiB, which is what Nova's
+    # glanceclient asks for.
+    content = random.Random(1).randbytes(3 << 20)
+    (writer.place / "spool").write_bytes(content)
+    writer.end(0)
+    writer.end(1)
+
+    pieces = list(iter(lambda: writer.stream.read(1 << 20), b""))
+
+    assert max(map(len, pieces)) <= 1 << 20
+    assert gzip.decompress(b"".join(pieces)) == content
+    assert writer.stream.given == sum(map(len, pieces))
+    assert writer.stream.finished
 
 
 @pytest.mark.parametrize("pipe", [0, 1])
