@@ -19,9 +19,13 @@ removal, so that an old nova.conf still starts.
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import socket
 from typing import Any
 
 from oslo_config import cfg, types
+from oslo_utils import netutils
 
 GROUP = "openvz"
 
@@ -524,6 +528,29 @@ def places() -> dict[str, list[str]]:
         "default_config_files": cfg.find_config_files(**who),
         "default_config_dirs": cfg.find_config_dirs(**who),
     }
+
+
+def _nova_dir() -> str:
+    """The directory that Nova lies in; it is not imported for that."""
+    found = importlib.util.find_spec("nova")
+    places = list(found.submodule_search_locations or ()) if found else []
+    return os.path.dirname(os.path.abspath(places[0])) if places else "/"
+
+
+def register_nova_opts(conf: cfg.ConfigOpts) -> None:
+    """Make known what Nova has in [DEFAULT] that values may begin with, as $state_path.
+
+    For the programs that do not import Nova, with its defaults (nova.conf.paths and
+    nova.conf.netconf).
+    """
+    conf.register_opts(
+        [
+            cfg.StrOpt("pybasedir", default=_nova_dir()),
+            cfg.StrOpt("state_path", default="$pybasedir"),
+            cfg.StrOpt("host", default=socket.gethostname()),
+            cfg.StrOpt("my_ip", default=netutils.get_my_ipv4()),
+        ]
+    )
 
 
 def register_opts(conf: cfg.ConfigOpts) -> None:

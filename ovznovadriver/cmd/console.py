@@ -23,7 +23,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import sys
 from collections.abc import Sequence
 
@@ -38,9 +37,7 @@ LOG = logging.getLogger(__name__)
 #: Seconds that vzlist may take; the command timeout is for commands that change.
 _LOOK_LIMIT = 30.0
 
-# What Nova has under these names, with its defaults (nova.conf.serial_console and
-# nova.conf.netconf).
-_NOVA_OPTIONS = [cfg.StrOpt("host", default=socket.gethostname())]
+# What Nova has under these names, with its defaults (nova.conf.serial_console).
 _SERIAL_OPTIONS = [
     cfg.BoolOpt("enabled", default=False),
     cfg.StrOpt("port_range", default="10000:20000"),
@@ -52,7 +49,7 @@ def read_options(args: Sequence[str]) -> cfg.ConfigOpts:
     """The options of nova.conf, and of the command line."""
     found = cfg.ConfigOpts()
     conf.register_opts(found)
-    found.register_opts(_NOVA_OPTIONS)
+    conf.register_nova_opts(found)
     found.register_opts(_SERIAL_OPTIONS, group="serial_console")
     found.register_cli_opt(cfg.BoolOpt("debug", default=False, help="Log more."))
     found(list(args), project="nova", prog="ovz-console", **conf.places())

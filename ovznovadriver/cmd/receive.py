@@ -31,7 +31,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import importlib.util
 import json
 import os
 import shlex
@@ -50,19 +49,8 @@ OTHER_PROTOCOL = 3
 _CONFIG_FLAGS = ("--config-file", "--config-dir")
 
 
-def _nova_dir() -> str:
-    """The directory that Nova lies in; it is not imported for that."""
-    found = importlib.util.find_spec("nova")
-    places = list(found.submodule_search_locations or ()) if found else []
-    return os.path.dirname(os.path.abspath(places[0])) if places else "/"
-
-
 # What Nova has under these names, with its defaults.
-_NOVA_OPTIONS = [
-    cfg.StrOpt("pybasedir", default=_nova_dir()),
-    cfg.StrOpt("state_path", default="$pybasedir"),
-    cfg.StrOpt("rootwrap_config", default="/etc/nova/rootwrap.conf"),
-]
+_ROOTWRAP = [cfg.StrOpt("rootwrap_config", default="/etc/nova/rootwrap.conf")]
 _WORKAROUNDS = [cfg.BoolOpt("disable_rootwrap", default=False)]
 
 
@@ -119,7 +107,8 @@ def _split(args: Sequence[str], asked: str | None) -> tuple[list[str], list[str]
 def _read_options(flags: Sequence[str]) -> cfg.ConfigOpts:
     found = cfg.ConfigOpts()
     conf.register_opts(found)
-    found.register_opts(_NOVA_OPTIONS)
+    conf.register_nova_opts(found)
+    found.register_opts(_ROOTWRAP)
     found.register_opts(_WORKAROUNDS, group="workarounds")
     found(list(flags), project="nova", prog="ovz-receive", **conf.places())
     return found

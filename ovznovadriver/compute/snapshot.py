@@ -67,6 +67,10 @@ PROGRESS_INTERVAL = 10.0
 RESTORE_LIMIT = 1800.0
 
 _CHUNK = 1 << 20
+#: Bytes of a read, which is a chunk of the request to Glance: uWSGI, before it, breaks
+#: off for one of 1 MiB (chunked-input-limit; measured with uWSGI 2.0), which is what
+#: glanceclient asks for.
+_MOST = 1 << 19
 # The most that a user may ask for (pipe(7)).
 _PIPE_SIZE = 1 << 20
 _GZIP = 16 + zlib.MAX_WBITS
@@ -126,9 +130,7 @@ class _Stream:
     def read(self, size: int = -1) -> bytes:
         """The next bytes of the image; none at its end.
 
-        :param size: how many there may be. Each read is a chunk of the request, and
-            uWSGI, before Glance, breaks off for one of more than 1 MiB
-            (chunked-input-limit), which is what glanceclient asks for.
+        :param size: how many there may be; fewer are no sign of the end
         :raises OvzError: the container could not be packed. Never an OSError, which
             Nova would take for Glance's and try again with what is left.
         """
@@ -143,7 +145,7 @@ class _Stream:
         except BaseException:
             self._broken = True
             raise
-        end = len(self._part) if size < 0 else size
+        end = _MOST if size < 0 else min(size, _MOST)
         data = bytes(self._part[:end])
         self._part = self._part[end:]
         self.given += len(data)

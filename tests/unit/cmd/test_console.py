@@ -49,9 +49,21 @@ def test_it_reads_novas_own_options(tmp_path: Path) -> None:
     assert (settings.address, settings.ports) == ("192.0.2.7", (5, 9))
 
 
+def test_what_begins_with_an_option_of_novas_is_read(tmp_path: Path) -> None:
+    args = _config(
+        tmp_path,
+        "[DEFAULT]\nstate_path = /x\nmy_ip = 192.0.2.7",
+        "[serial_console]\nenabled = true\nproxyclient_address = $my_ip",
+        "[openvz]\nconsole_socket = $state_path/s",
+    )
+    options = console.service_options(console.read_options(args))
+    assert (options.socket, options.settings.address) == ("/x/s", "192.0.2.7")
+
+
 def test_without_options_it_has_novas_defaults(tmp_path: Path) -> None:
     found = console.read_options(_config(tmp_path))
-    assert found.host == nova.conf.CONF.host
+    for name in ("host", "my_ip", "state_path"):
+        assert found[name] == nova.conf.CONF[name], name
     for name in ("enabled", "port_range", "proxyclient_address"):
         ours, theirs = found.serial_console[name], nova.conf.CONF.serial_console[name]
         assert ours == theirs, name
