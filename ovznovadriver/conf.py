@@ -29,6 +29,9 @@ from oslo_utils import netutils
 
 GROUP = "openvz"
 
+#: Seconds: the most that root's side lets a command run (permit.TIMEOUT_LIMIT).
+_LONGEST = 7 * 86400
+
 
 def _opt(cls: type[cfg.Opt], name: str, **kwargs: Any) -> cfg.Opt:
     """An option that the 2014 driver had too: its name then was ``ovz_<name>``."""
@@ -162,6 +165,7 @@ _COMMANDS = [
         "command_timeout",
         default=120,
         min=1,
+        max=_LONGEST,
         help="Time limit in seconds for commands that only read or change a "
         "configuration.",
     ),
@@ -169,6 +173,7 @@ _COMMANDS = [
         "create_timeout",
         default=1800,
         min=1,
+        max=_LONGEST,
         help="Time limit in seconds for 'vzctl create', which unpacks the image, and "
         "'vzctl destroy', which removes the tree.",
     ),
@@ -176,12 +181,14 @@ _COMMANDS = [
         "start_timeout",
         default=300,
         min=1,
+        max=_LONGEST,
         help="Time limit in seconds for starting, suspending and resuming a container.",
     ),
     cfg.IntOpt(
         "stop_timeout",
         default=300,
         min=1,
+        max=_LONGEST,
         help="The longest a clean stop may take, in seconds, whatever Nova's own "
         "shutdown timeout says. vzctl 4 gives up by itself after 120 s, vzctl 7 "
         "after 60 s.",
@@ -436,13 +443,14 @@ _MIGRATION = [
         "migration_timeout",
         default=7200,
         min=1,
+        max=_LONGEST,
         help="How long one pass over a tree may take, in seconds.",
     ),
     cfg.IntOpt(
         "live_migration_timeout",
         default=7200,
         min=1,
-        max=7 * 86400,
+        max=_LONGEST,
         help="How long vzmigrate may take for a live migration, in seconds; then it is "
         "ended. Ended in the moment when the server is frozen, it leaves a server that "
         "an operator must look after: let it be far more than one ever takes.",

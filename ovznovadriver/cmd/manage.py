@@ -235,7 +235,9 @@ class _Tool:
         for ctid in ctids:
             record = {"ctid": ctid, "result": "adopted", "what": ""}
             try:
-                adopted = inventory.adopt(self._scene, ctid, asked.host, identity)
+                adopted = inventory.adopt(
+                    self._scene, ctid, asked.host, identity, chosen=bool(asked.ctid)
+                )
                 record["what"] = f"it is server {adopted.uuid} of {self._node.host}"
             except exception.OvzError as error:
                 record |= {"result": "failed", "what": str(error)}
@@ -255,7 +257,7 @@ _NOTHING: Mapping[str, str] = {
     "orphans": "There is nothing.",
     "repair": "There is nothing to repair.",
     "adopt": "There is no container to adopt.",
-    "drain": "Nothing runs, and nothing is under way.",
+    "drain": "Nothing of this host runs, and nothing is under way.",
 }
 
 

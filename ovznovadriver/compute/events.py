@@ -105,18 +105,18 @@ class Watch:
     def look(self) -> None:
         """See what the servers do, and tell what is news.
 
-        A failing vzlist is logged, once until it works again.
+        What fails is logged, once until it works again.
         """
         try:
             # An older answer may be the one that the last look got.
             found = OvzContainers.list(self._node, self._interval / 2)
-        except exception.OvzError as error:
+            states = {c.uuid: lifecycle.POWER_STATES[c.state] for c in found if c.uuid}
+        except (exception.OvzError, OSError) as error:
             if not self._blind:
                 LOG.error("What servers do by themselves is not noticed: %s", error)
             self._blind = True
             return
         self._blind = False
-        states = {c.uuid: lifecycle.POWER_STATES[c.state] for c in found if c.uuid}
         # One that is new was made by Nova, which knows its state.
         known = {uuid: self._told.get(uuid, now) for uuid, now in states.items()}
         for uuid, now in states.items():

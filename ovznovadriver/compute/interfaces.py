@@ -81,7 +81,7 @@ class Interfaces:
                 _set_name_servers(container, before, after)
             if runs:
                 wiring.connect([end])
-            steps.add("naming", network.keep, context, instance, before)
+            steps.add("naming", network.keep, context, instance, before, (nic,))
             network.keep(context, instance, after)
             steps.add("the guest", self._refresh, container, instance, before, (nic,))
             self._refresh(container, instance, after)
@@ -109,10 +109,18 @@ class Interfaces:
             ("port", lambda: self._network.unplug(instance, [vif])),
             ("host ends", lambda: container.wiring.keep(self._ends(instance, after))),
             ("limits", lambda: container.wiring.drop(self._ends(instance, (nic,)))),
-            ("names", lambda: network.keep(context, instance, after)),
-            ("guest", lambda: self._refresh(container, instance, after, (nic,))),
+            ("names", lambda: network.keep(context, instance, after, (nic,))),
         ]
         undo.attempt_all(f"Detaching port {nic.port_id}", steps)
+        try:
+            self._refresh(container, instance, after, (nic,))
+        except exception.OvzError as error:
+            # Nova would keep the port, of which the guest's full disk may decide so.
+            LOG.warning(
+                "The guest is not told that port %(port)s is gone: %(error)s",
+                {"port": nic.port_id, "error": error},
+                instance=instance,
+            )
 
     def mend_limits(self) -> None:
         """Put limits in force again that something has taken away.

@@ -85,7 +85,9 @@ class Obstacle:
 def obstacles(scene: Scene) -> Iterator[Obstacle]:
     """What of this host runs or is under way."""
     for ctid, info in scene.infos.items():
-        if scene.is_tagged(ctid) and info.state not in DOWN:
+        # One that has lost its tag is still this host's, by its claim.
+        is_ours = scene.is_tagged if ctid in scene.tags else scene.is_claimed_here
+        if is_ours(ctid) and info.state not in DOWN:
             state = scene.container(ctid).state.value
             yield Obstacle("runs", scene.name(ctid), f"it is {state}")
     for ctid, pid in scene.seen["locks"].items():
@@ -139,13 +141,20 @@ def adoptable(scene: Scene, host: str) -> list[str]:
 
 
 def adopt(
-    scene: Scene, ctid: str, host: str, identity: Identity | None = None
+    scene: Scene,
+    ctid: str,
+    host: str,
+    identity: Identity | None = None,
+    *,
+    chosen: bool = True,
 ) -> OvzContainer:
     """Make a container this host's: give it a tag, a name and a claim.
 
     :param host: the one that its description must name, where it names one
     :param identity: for one whose description was changed by hand, and whose claim
         says which server it is
+    :param chosen: whether the operator has named it; of two that say that they are
+        the same server, one may be what a move has left
     :raises OvzError: it is not one that can be adopted; nothing has changed
     """
     tag = _tag(scene, ctid, host, identity)
@@ -154,6 +163,12 @@ def adopt(
     ]
     if tag.uuid in uuids:
         raise exception.OvzError(f"server {tag.uuid} has a container here already")
+    twins = [] if chosen else _twins(scene, ctid, tag)
+    if twins:
+        raise exception.OvzError(
+            f"container {', '.join(twins)} is said to be server {tag.uuid}, too: see"
+            " which of them it is, and give its CTID"
+        )
     if scene.holder(ctid):
         raise exception.OvzError(
             f"vzctl (process {scene.holder(ctid)}) works on container {ctid}"
@@ -170,7 +185,19 @@ def adopt(
     metadata.encode(dataclasses.replace(tag, host=node.host))
     node.claims.adopt(ctid, tag.uuid)
     container.save_ovz_metadata()
+    scene.tags[ctid] = dataclasses.replace(tag, host=node.host)
     return container
+
+
+def _twins(scene: Scene, ctid: str, tag: metadata.Tag) -> list[str]:
+    """Other containers that the driver of 2014 made for the same server and host."""
+    return [
+        other
+        for other in adoptable(scene, tag.host)
+        if other != ctid
+        and (said := metadata.legacy(scene.infos[other].description)) is not None
+        and said.uuid == tag.uuid
+    ]
 
 
 def _tag(scene: Scene, ctid: str, host: str, identity: Identity | None) -> metadata.Tag:

@@ -132,7 +132,7 @@ class Lifecycle:
     ) -> None:
         """Make a server's container and start it; a failure leaves nothing of it."""
         refuse_volumes(instance, block_device_info)
-        nics = self._network.nics(instance, network_info)
+        nics = self._network.nics_anew(instance, network_info)
         network.describe_devices(context, instance, nics)
         guest_spec = spec.guest_from_nova(
             instance,
@@ -316,7 +316,8 @@ class Lifecycle:
         except exception.ContainerNotFound:
             return
         if state is State.PAUSED:
-            container.unpause()
+            # Somebody may have done so by hand: vzlist 4 does not tell.
+            container.thaw()
         if state in (State.PAUSED, State.RUNNING, State.UNKNOWN):
             container.stop(fast=True)
 
@@ -332,15 +333,29 @@ class Lifecycle:
 
     def boot(self, container: OvzContainer, instance: Any, network_info: Any) -> None:
         """Start a container that does not run, afresh."""
-        ends = self._ends(instance, network_info)
+        nics = self._network.nics(instance, network_info)
+        ends = self._ends_of(instance, nics)
+        veths = network.veths(nics)
+        if not self._node.family.template_paths:
+            # With vzctl 7 only root can see what it has: not at each start.
+            container.hang_interfaces(veths)
         # start would go on from a dump, also from a former container's.
         container.discard_dump()
         self._network.plug(instance, network_info)
-        container.start(ends)
+        try:
+            container.start(ends)
+        except exception.InterfaceMissing:
+            if not container.hang_interfaces(veths):
+                raise
+            container.start(ends)
         container.wiring.announce(ends)
 
     def _ends(self, instance: Any, network_info: Any) -> tuple[hostends.HostEnd, ...]:
-        nics = self._network.nics(instance, network_info)
+        return self._ends_of(instance, self._network.nics(instance, network_info))
+
+    def _ends_of(
+        self, instance: Any, nics: tuple[spec.Nic, ...]
+    ) -> tuple[hostends.HostEnd, ...]:
         return network.host_ends(nics, servers.limits(self._node, instance.flavor))
 
     def power_off(self, instance: Any, timeout: int = 0) -> None:
@@ -460,8 +475,17 @@ class Lifecycle:
     # -- the rest -------------------------------------------------------------------
 
     def plug_vifs(self, instance: Any, network_info: Any) -> None:
-        """Record a server's ports in Open vSwitch."""
-        self._network.nics(instance, network_info)
+        """Record a server's ports in Open vSwitch.
+
+        Nova asks for it when it starts, and takes this one error for the server's
+        alone: any other would keep the service from starting.
+
+        :raises VirtualInterfacePlugException: a port cannot be plugged, or not any more
+        """
+        try:
+            self._network.nics(instance, network_info)
+        except (exception.NetworkUnsupported, exception.InvalidValue) as error:
+            raise nova_exception.VirtualInterfacePlugException(str(error)) from error
         self._network.plug(instance, network_info)
 
     def unplug_vifs(self, instance: Any, network_info: Any) -> None:
@@ -474,11 +498,12 @@ class Lifecycle:
 
 
 def _forgotten(container: OvzContainer, network_info: Any) -> list[str]:
-    """The host ends that a container has, and Nova does not know of.
+    """The host ends that a container has, and Nova does not know how to unplug.
 
-    So it is with an attachment that was interrupted when the server is deleted then.
+    So it is with an attachment that was interrupted when the server is deleted then,
+    and with a port that could not be bound when the server moved.
     """
-    known = {spec.devname(vif) for vif in network_info or []}
+    known = {spec.devname(vif) for vif in network_info or [] if network.is_ovs(vif)}
     names = (end.host_ifname for end in container.wiring.kept())
     return [name for name in names if name not in known]
 

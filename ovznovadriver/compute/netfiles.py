@@ -19,8 +19,8 @@ writes; adding a distribution means adding a writer. All values come from
 What they all follow:
 
 - An address that Nova knows is static. See Subnet.asks_dhcp.
-- One default route for each IP version: that of the first NIC that has one. With
-  two, ifup fails on the second.
+- One route to each destination, be it everywhere: that of the first NIC that has one.
+  With two, ifup fails on the second.
 - The routers' advertisements count only where Neutron says that they give the
   address; then with EUI-64, the only form that port security lets through.
 """
@@ -30,7 +30,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ovznovadriver.compute.spec import IPAddress, IPInterface, Nic, Route
 
@@ -38,7 +38,7 @@ from ovznovadriver.compute.spec import IPAddress, IPInterface, Nic, Route
 #: theirs.
 PRIVATE, PUBLIC = 0o600, 0o644
 
-_HEADER = "# Written by Nova when the server was made.\n"
+_HEADER = "# Written by Nova, and written anew when a port comes or goes.\n"
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Family:
 
     :ivar addresses: the static ones
     :ivar gateway: the default gateway; None where another NIC has it
+    :ivar routes: others, without those that another NIC has
     :ivar dhcp: whether the address comes from DHCP
     :ivar autoconf: whether it comes from router advertisements
     """
@@ -107,38 +108,35 @@ class Plan:
 
 def plans(nics: Sequence[Nic]) -> list[Plan]:
     """What is to be configured, for each NIC."""
-    done = []
-    open_versions = {4, 6}
-    for nic in nics:
-        families = []
-        for version in (4, 6):
-            family = _family(nic, version, version in open_versions)
-            if family.gateway is not None:
-                open_versions.discard(version)
-            families.append(family)
-        done.append(Plan(nic, *families))
-    return done
+    reached: set[str] = set()
+    return [Plan(nic, *(_family(nic, ip, reached) for ip in (4, 6))) for nic in nics]
 
 
-def _family(nic: Nic, version: int, may_default: bool) -> Family:
+def _family(nic: Nic, version: int, reached: set[str]) -> Family:
+    """One IP version of a NIC.
+
+    :param reached: destinations to which there is a route; gets those of this NIC
+    """
     subnets = [subnet for subnet in nic.subnets if subnet.version == version]
     static = [subnet for subnet in subnets if not subnet.autoconf and subnet.addresses]
     gateways = [subnet.gateway for subnet in static if subnet.gateway is not None]
-    return Family(
+    family = Family(
         version=version,
         addresses=tuple(address for subnet in static for address in subnet.addresses),
-        gateway=gateways[0] if gateways and may_default else None,
-        routes=tuple(
-            dict.fromkeys(
-                route
-                for subnet in subnets
-                if not subnet.asks_dhcp
-                for route in subnet.routes
-            )
-        ),
         dhcp=any(subnet.asks_dhcp for subnet in subnets),
         autoconf=any(subnet.autoconf for subnet in subnets),
     )
+    gateway = None
+    if gateways and family.default_route not in reached:
+        gateway = gateways[0]
+        reached.add(family.default_route)
+    routes = []
+    for subnet in subnets:
+        for route in () if subnet.asks_dhcp else subnet.routes:
+            if str(route.destination) not in reached:
+                reached.add(str(route.destination))
+                routes.append(route)
+    return replace(family, gateway=gateway, routes=tuple(routes))
 
 
 def name_servers(nics: Iterable[Nic]) -> list[str]:

@@ -13,15 +13,16 @@
 """Ports: plugged into Open vSwitch by os-vif, and Neutron's word awaited.
 
 A port's interface keeps its name inside the guest (eth0, eth1, …) for as long as the
-port is the server's. As long as no port comes or goes that is the order of the ports;
-from then on the names are kept with the instance, in its system_metadata, which
-reaches every host that the server moves to.
+port is the server's. The names are those of the order of the ports when the server is
+made. They are kept with the instance, in its system_metadata, which reaches every host
+that the server moves to: Nova may forget a port whose interface is there still, and
+the others' names must not move up then.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import nova.conf
@@ -58,13 +59,29 @@ class Network:
 
         :raises NetworkUnsupported: a port of a kind that cannot be plugged
         """
+        return self._nics(network_info, _kept_names(instance))
+
+    def nics_anew(self, instance: Any, network_info: Any) -> tuple[spec.Nic, ...]:
+        """As :meth:`nics`, for a server that is made now.
+
+        The names are kept from then on; Nova saves them with its next word on the
+        server. Those of other ports, of an attempt on another host, are forgotten.
+        """
+        ports = {vif["id"] for vif in network_info or []}
+        names = {p: n for p, n in _kept_names(instance).items() if p in ports}
+        nics = self._nics(network_info, names)
+        _keep_names(instance, {nic.port_id: nic.name for nic in nics})
+        return nics
+
+    @staticmethod
+    def _nics(network_info: Any, names: Mapping[str, str]) -> tuple[spec.Nic, ...]:
         for vif in network_info or []:
-            if vif["type"] != model.VIF_TYPE_OVS:
+            if not is_ovs(vif):
                 raise exception.NetworkUnsupported(
                     f"port {vif['id']} has vif_type {vif['type']}; only"
                     f" {model.VIF_TYPE_OVS} (Open vSwitch, OVN) can be plugged"
                 )
-        return spec.nics_from_nova(network_info or [], _kept_names(instance))
+        return spec.nics_from_nova(network_info or [], names)
 
     def plug(self, instance: Any, network_info: Any) -> None:
         """Record the ports in Open vSwitch; one that is there already stays.
@@ -113,7 +130,7 @@ class Network:
         info = os_vif_util.nova_to_osvif_instance(instance)
         plugs = []
         for nova_vif in network_info or []:
-            if nova_vif["type"] != model.VIF_TYPE_OVS:
+            if not is_ovs(nova_vif):
                 # It was refused before anything of it was made.
                 continue
             vif = os_vif_util.nova_to_osvif_vif(nova_vif)
@@ -171,6 +188,11 @@ class Network:
             raise nova_exception.VirtualInterfaceCreateException()
 
 
+def is_ovs(vif: Any) -> bool:
+    """Whether a port is one that can be plugged."""
+    return bool(vif["type"] == model.VIF_TYPE_OVS)
+
+
 def veths(nics: tuple[spec.Nic, ...]) -> tuple[vzctl.Veth, ...]:
     """The interfaces as vzctl takes them."""
     return tuple(
@@ -215,17 +237,33 @@ def _kept_names(instance: Any) -> dict[str, str]:
     }
 
 
-def keep(context: Any, instance: Any, nics: Sequence[spec.Nic]) -> None:
-    """Keep with the instance how its interfaces are named and tagged from now on."""
+def keep(
+    context: Any,
+    instance: Any,
+    nics: Sequence[spec.Nic],
+    gone: Sequence[spec.Nic] = (),
+) -> None:
+    """Keep with the instance how its interfaces are named and tagged from now on.
+
+    :param gone: those that it has no more
+    """
+    names = _kept_names(instance) | {nic.port_id: nic.name for nic in nics}
+    for nic in gone:
+        names.pop(nic.port_id, None)
+    _keep_names(instance, names)
+    describe_devices(context, instance, nics)
+    instance.save()
+
+
+def _keep_names(instance: Any, names: Mapping[str, str]) -> None:
     others = {
         key: value
         for key, value in instance.system_metadata.items()
         if not key.startswith(_NAME_KEY)
     }
-    names = {f"{_NAME_KEY}{nic.port_id}": nic.name for nic in nics}
-    instance.system_metadata = others | names
-    describe_devices(context, instance, nics)
-    instance.save()
+    instance.system_metadata = others | {
+        f"{_NAME_KEY}{port}": name for port, name in names.items()
+    }
 
 
 def describe_devices(context: Any, instance: Any, nics: Sequence[spec.Nic]) -> None:

@@ -118,7 +118,8 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "lock",
-        "the lock of a vzctl that is gone, on a container of this host",
+        "the lock of a vzctl that is gone, on a container of this host; or one that"
+        " names no process, as a power cut leaves it, older than a minute",
         "it is removed",
         remains.locks,
     ),
@@ -237,8 +238,8 @@ def recover(node: ovz_node.Node) -> None:
 
     Whatever fails is logged, and keeps nobody from starting.
     """
-    served = node.claims.served_by()
-    if served not in (None, os.getpid()):
+    served = other_service(node)
+    if served is not None:
         LOG.error(
             "Nothing is recovered: process %d is host %s already; end one of the two",
             served,
@@ -255,6 +256,12 @@ def recover(node: ovz_node.Node) -> None:
     for rule in RULES:
         if rule.at_start:
             _apply(rule, scene)
+
+
+def other_service(node: ovz_node.Node) -> int | None:
+    """Another process that is this host's service already; None without."""
+    served = node.claims.served_by()
+    return None if served == os.getpid() else served
 
 
 def _settled(node: ovz_node.Node) -> Scene:

@@ -25,9 +25,10 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 from ovznovadriver import exception
-from ovznovadriver.compute import emptytemplate, imagecache, snapshot
+from ovznovadriver.compute import emptytemplate, imagecache, servers, snapshot
 from ovznovadriver.compute.scene import DOWN, Finding, Scene
 from ovznovadriver.openvz import ctid as ovz_ctid
 from ovznovadriver.openvz import procfs, transfer, vzlist
@@ -50,12 +51,15 @@ def busy(scene: Scene) -> Iterator[Finding]:
 
 def swaps(scene: Scene) -> Iterator[Finding]:
     for ctid, swap in scene.seen["swaps"].items():
+        if not swap or (not isinstance(swap, str) and swap["whole"]):
+            continue
+        # Also where nothing is done about it: the server's own files may be in there.
+        scene.unsettled |= _aside(scene, ctid, swap)
         if not scene.is_ours(ctid) or scene.holder(ctid):
             continue
         if isinstance(swap, str):
             yield Finding("swap", scene.name(ctid), f"its rescue is not known: {swap}")
-        elif swap and not swap["whole"]:
-            scene.unsettled.add(swap["tree"])
+        else:
             yield scene.finding(
                 "swap",
                 ctid,
@@ -63,6 +67,14 @@ def swaps(scene: Scene) -> Iterator[Finding]:
                 " back",
                 functools.partial(_settle, scene, ctid, swap["tree"]),
             )
+
+
+def _aside(scene: Scene, ctid: str, swap: dict[str, Any] | str) -> set[str]:
+    """The CTIDs under which a container's own tree may stand."""
+    if not isinstance(swap, str):
+        return {swap["tree"]}
+    uuid = scene.uuid(ctid)
+    return set(scene.node.claims.find(servers.rescuer(uuid))) if uuid else set()
 
 
 def _settle(scene: Scene, ctid: str, tree: str) -> None:
@@ -187,13 +199,16 @@ def locks(scene: Scene) -> Iterator[Finding]:
                 "lock",
                 ctid,
                 "a vzctl that is gone has left its lock: removed",
-                functools.partial(
-                    scene.node.executor.call,
-                    "remove_container",
-                    dirs={"lock": scene.node.paths.locks},
-                    ctid=ctid,
-                ),
+                functools.partial(_unlock, scene, ctid),
             )
+
+
+def _unlock(scene: Scene, ctid: str) -> None:
+    failures = scene.node.executor.call(
+        "remove_container", dirs={"lock": scene.node.paths.locks}, ctid=ctid
+    )
+    if failures:
+        raise exception.CleanupFailed(f"the lock of container {ctid}", failures)
 
 
 def renamed(scene: Scene) -> Iterator[Finding]:

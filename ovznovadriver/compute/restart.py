@@ -64,6 +64,7 @@ _STARTING = (
     task_states.REBOOT_STARTED_HARD,
     task_states.RESUMING,
 )
+_DOWN = (State.STOPPED, State.MOUNTED)
 #: In these Nova has its own reasons not to look at a server, or removes it.
 _NOT_LOOKED_AT = (
     vm_states.BUILDING,
@@ -133,6 +134,9 @@ class Restart:
 
         :param instances: nova.objects.InstanceList of this host
         """
+        if recovery.other_service(self.node) is not None:
+            # The tasks of the servers are that one's, and under way.
+            return
         try:
             self.context = context
             self.scene = Scene(self.node, recovery.LOOK_MAX_AGE)
@@ -174,8 +178,11 @@ class Restart:
 
     # -- one server -------------------------------------------------------------------
 
-    def settle_pausing(self, _instance: Any, container: OvzContainer) -> str | None:
+    def settle_pausing(self, instance: Any, container: OvzContainer) -> str | None:
         """Undo a pause, and complete the end of one; Nova does the rest."""
+        if container.state in _DOWN:
+            servers.settle(instance, instance.vm_state, instance.power_state)
+            return "it was being paused, or unpaused, and does not run"
         if container.state not in (State.RUNNING, State.PAUSED):
             return None
         container.thaw()
@@ -190,6 +197,10 @@ class Restart:
         if state is State.RUNNING:
             servers.settle(instance, vm_states.ACTIVE, power_state.RUNNING)
             return "it was being suspended, and runs on"
+        if state in _DOWN:
+            # As after any other end of the node: Nova starts it, or has it as stopped.
+            servers.settle(instance, instance.vm_state, instance.power_state)
+            return "it was being suspended, and does not run"
         return None
 
     def settle_resuming(self, instance: Any, container: OvzContainer) -> str | None:
@@ -201,6 +212,9 @@ class Restart:
         if state is State.SUSPENDED:
             servers.settle(instance, vm_states.SUSPENDED, power_state.SUSPENDED)
             return "it was being resumed, and is suspended"
+        if state in _DOWN:
+            servers.settle(instance, vm_states.STOPPED, power_state.SHUTDOWN)
+            return "it was being resumed, and does not run: its memory is lost"
         return None
 
     def connect(self, _instance: Any, container: OvzContainer) -> str | None:
@@ -308,14 +322,31 @@ class Restart:
         ports = instance.get_network_info()
         if conf is None or not ports:
             return None
-        there = {found.get("host_ifname") for found in conf["interfaces"]}
         nics = {nic.port_id: nic for nic in self.net.nics(instance, ports)}
+        names = {nic.devname for nic in nics.values()}
+        macs = {nic.mac.lower() for nic in nics.values()}
+        there = {
+            nic.get("host_ifname"): nic.get("mac", "").lower()
+            for nic in conf["interfaces"]
+        }
         missing = [
             vif
             for vif in ports
-            if vif["id"] in nics and nics[vif["id"]].devname not in there
+            if (nic := nics.get(vif["id"])) is not None
+            and nic.devname not in there
+            and nic.mac.lower() not in there.values()
         ]
-        extra = there - {nic.devname for nic in nics.values()}
+        others = {name: mac for name, mac in there.items() if name not in names}
+        # That is how the driver of 2014 left them.
+        old = [str(name) for name, mac in others.items() if mac in macs]
+        if old:
+            LOG.warning(
+                "Recovery: the host ends of its interfaces are %s, not those of its"
+                " ports: a reboot connects them",
+                ", ".join(sorted(old)),
+                instance=instance,
+            )
+        extra = [name for name, mac in others.items() if mac not in macs]
         if extra:
             LOG.warning(
                 "Recovery: it has interfaces whose host ends are %s, and Nova has no"
@@ -372,7 +403,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "pausing",
         "a server that was being paused or unpaused",
-        "it runs on",
+        "it runs on; where it does not run, Nova forgets the task",
         _task(task_states.PAUSING, task_states.UNPAUSING),
         Restart.settle_pausing,
     ),
@@ -386,14 +417,15 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "suspending",
         "a server that was being suspended",
-        "Nova has it as suspended, or as active, as it is",
+        "Nova has it as suspended, or as active, as it is; where it does not run, Nova"
+        " forgets the task",
         _task(task_states.SUSPENDING),
         Restart.settle_suspending,
     ),
     Rule(
         "resuming",
         "a server that was being resumed",
-        "Nova has it as active, or as suspended, as it is",
+        "Nova has it as active, as suspended or as stopped, as it is",
         _task(task_states.RESUMING),
         Restart.settle_resuming,
     ),

@@ -201,13 +201,13 @@ def nics_from_nova(
 
     :param network_info: nova.network.model.NetworkInfo; the asynchronous one may
         raise the allocation's error here
-    :param names: the names of NICs by port, as far as they are fixed; the others get
-        the first that are free
+    :param names: the names of NICs by port, as far as they are fixed, also of ports
+        that are not among these; the others get the first that are free
     """
     vifs = list(network_info)
     ports = [_identifier(vif["id"], "port") for vif in vifs]
     fixed = names or {}
-    free = _free_names({fixed[port] for port in ports if port in fixed})
+    free = _free_names(set(fixed.values()))
     nics = tuple(
         _nic(index, vif, fixed.get(port) or next(free))
         for index, (port, vif) in enumerate(zip(ports, vifs, strict=True))

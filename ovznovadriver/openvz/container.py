@@ -319,8 +319,12 @@ class OvzContainer(settings.ContainerSettings):
         self.node.claims.note(self.ovz_id, ctid.ASIDE)
 
     def take_back(self) -> None:
-        """Have it be its server again; see :meth:`set_aside`."""
-        self.node.claims.forget(self.ovz_id, ctid.ASIDE)
+        """Have it be its server again; see :meth:`set_aside`.
+
+        Also one that was to be removed, and could not.
+        """
+        for mark in (ctid.ASIDE, ctid.REMOVING):
+            self.node.claims.forget(self.ovz_id, mark)
 
     @property
     def is_aside(self) -> bool:
@@ -394,7 +398,11 @@ class OvzContainer(settings.ContainerSettings):
         self._info = None
 
     def resume(self, ends: Sequence[hostends.HostEnd] = ()) -> None:
-        """Start it from what :meth:`suspend` wrote; otherwise as :meth:`start`."""
+        """Start it from what :meth:`suspend` wrote; otherwise as :meth:`start`.
+
+        :raises InterfaceMissing: one cannot come into being, or did not; the
+            container is suspended again, or stopped where that fails
+        """
         self.refuse_leaving()
         self.take_back()
         self.wiring.refuse_taken(ends)
@@ -402,7 +410,23 @@ class OvzContainer(settings.ContainerSettings):
         self.ensure_root_dir()
         self.node.vzctl.resume(self.ovz_id)
         self._info = None
-        self._connect(ends)
+        try:
+            self.wiring.connect(ends)
+        except exception.OvzError:
+            self._suspend_again()
+            raise
+
+    def _suspend_again(self) -> None:
+        """Keep its memory, which is nowhere else now."""
+        try:
+            self.suspend()
+        except exception.OvzError as error:
+            LOG.error(
+                "Container %(ctid)s cannot be suspended again, and is stopped:"
+                " %(error)s",
+                {"ctid": self.ovz_id, "error": error},
+            )
+            self.stop(fast=True)
 
     def _note_paused(self, paused: bool) -> None:
         self._info = None

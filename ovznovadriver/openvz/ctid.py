@@ -123,7 +123,11 @@ class Owner:
 
     def write(self, path: pathlib.Path) -> None:
         """Put it down in a file."""
-        path.write_text(json.dumps(dataclasses.asdict(self)))
+        with open(path, "w") as file:
+            json.dump(dataclasses.asdict(self), file)
+            file.flush()
+            # Else a claim may say nothing after a power cut, and so be nobody's.
+            os.fsync(file.fileno())
 
     def is_alive(self) -> bool:
         """Whether the process that claimed still runs, on this node."""

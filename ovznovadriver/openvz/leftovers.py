@@ -22,6 +22,7 @@ import errno
 import os
 import re
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from ovznovadriver import exception
@@ -34,6 +35,8 @@ ROOT_DIR_MODE = 0o755
 _LOCK_LIMIT = 4096
 #: What follows the CTID in a lock's name, and in one's that is being made (mkstemp(3)).
 _LOCK = re.compile(r"\.lck([0-9A-Za-z]{6})?")
+#: Seconds after which a lock that names no process is not just being written.
+_LOCK_WRITTEN = 60
 
 
 def _refuse_mounted(path: str) -> None:
@@ -105,9 +108,20 @@ def _refuse_held(path: str, unwritten: bool = False) -> None:
         return
     owner = content.split()[:1]
     if not owner or not owner[0].isdigit():
+        if is_nobodys(path):
+            return
         raise exception.OvzError(f"{path!r} does not say whose lock it is")
     if procfs.is_running(int(owner[0])):
         raise exception.OvzError(f"{path!r} is held by process {int(owner[0])}")
+
+
+def is_nobodys(path: str) -> bool:
+    """Whether a lock that names no process will never name one.
+
+    So a power cut leaves them. vzctl takes such a lock for stale at once: its own are
+    written before they have their name. vzmigrate's is written right after that.
+    """
+    return os.lstat(path).st_mtime < time.time() - _LOCK_WRITTEN
 
 
 def _remove_name_links(directory: str, ctid: str) -> None:

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from ovznovadriver import exception
 from ovznovadriver.openvz import vzlist
 
 
@@ -42,19 +43,35 @@ class Look:
         self._changes = 0
         self._taken = 0.0
         self._seen: tuple[vzlist.ContainerInfo, ...] | None = None
+        self._ended = 0.0
+        self._failure: exception.OvzError | None = None
 
     def containers(self, max_age: float = 0) -> tuple[vzlist.ContainerInfo, ...]:
         """The node's containers, as they were at most `max_age` seconds ago.
 
+        Who has to wait for another's look takes what comes of it: its failure, and
+        what was seen if it began only then. So a vzlist that hangs costs each of many
+        its time limit once.
+
         :raises MalformedOutput: vzlist cannot say
         :raises CommandFailed: vzlist failed
         """
+        came = self._clock()
         with self._looking:
             age = self._clock() - self._taken
-            if self._seen is not None and age < max_age:
-                return self._seen
+            # One reading: forget() waits for nobody.
+            seen = self._seen
+            if seen is not None and (age < max_age or self._taken > came):
+                return seen
+            if self._failure is not None and self._ended > came:
+                raise self._failure
             changes, now = self._changes, self._clock()
-            seen = self._listing()
+            self._failure = None
+            try:
+                seen = self._listing()
+            except exception.OvzError as error:
+                self._failure, self._ended = error, self._clock()
+                raise
             if changes == self._changes:
                 self._seen, self._taken = seen, now
             return seen

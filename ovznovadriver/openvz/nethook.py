@@ -36,6 +36,10 @@ PROGRAM = "ovz-net-hook"
 SCRIPTS: Mapping[str, str] = {"mount": "vps.mount", "umount": "vps.umount"}
 
 _MARK = f"# Written by '{PROGRAM} install'; '{PROGRAM} remove' takes it away."
+_WHATEVER = (
+    "# Whatever becomes of it: else no container of the node would start, when the\n"
+    "# package or its Python is gone."
+)
 _SETTING = re.compile(
     r"^[ \t]*(?:export[ \t]+)?EXTERNAL_SCRIPT="
     r"(\"[^\"\n\0]*\"|'[^'\n\0]*'|[^\s#;\0]*).*\n?",
@@ -164,7 +168,7 @@ def install(vz_dir: str, major: int, program: str) -> str:
                 f" {action}' to it"
             )
     for action in SCRIPTS:
-        text = f"#!/bin/sh\n{_MARK}\nexec {program} {action}\n"
+        text = f"#!/bin/sh\n{_MARK}\n{_WHATEVER}\n{program} {action}\nexit 0\n"
         _write(_script(vz_dir, action), text, 0o755)
     return f"{' and '.join(_script(vz_dir, action) for action in SCRIPTS)} run it."
 

@@ -29,6 +29,7 @@ from ovznovadriver.openvz import (
     command,
     ctid,
     look,
+    permit,
     resources,
     utils,
     vzconf,
@@ -160,6 +161,18 @@ def _check_directories(paths: Paths) -> None:
         )
 
 
+def _check_parts(paths: Paths) -> None:
+    """See that root's side would work there; see permit.py."""
+    for path in (paths.private, paths.root, paths.conf, paths.names, paths.locks):
+        part = permit.guests_part(f"{path}/{os.path.realpath(path)}")
+        if part is not None:
+            raise exception.ConfigurationError(
+                f"The directory {path} leads through {part}, which could be a"
+                " container's own, where nothing is done for nova-compute as root: call"
+                " it otherwise, or mount it in another place (mount --bind)."
+            )
+
+
 def _check_lock_dir(path: str) -> None:
     try:
         os.makedirs(path, mode=0o755, exist_ok=True)
@@ -247,6 +260,8 @@ class Node:
             timeout=options.limits.command,
             lock_wait=options.lock_wait,
         )
+        if not executor.direct:
+            _check_parts(_paths(options, settings))
         try:
             executor.check()
             answer = executor.run("vzctl", "--version").stdout

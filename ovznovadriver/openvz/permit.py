@@ -18,6 +18,7 @@ that it says is believed.
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import stat
@@ -25,7 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ovznovadriver import exception
-from ovznovadriver.openvz import rootfs, vzctl, vzlist, vzmigrate
+from ovznovadriver.openvz import processes, rootfs, vzctl, vzlist, vzmigrate
 
 #: The programs that may run as root, and the judges of their arguments.
 PROGRAMS: Mapping[str, Callable[[Sequence[str]], None]] = {
@@ -48,6 +49,8 @@ SENDERS = ("rsync", "ssh", "setpriv")
 
 #: Seconds that a command may ask for at most.
 TIMEOUT_LIMIT = 7 * 86400.0
+#: Seconds for vzctl to tell its version.
+_LOOK_LIMIT = 60.0
 
 # Entries of these may be named as a CTID and are none: /run/user/1000 is a user's.
 _NEVER_A_BASE = ("/sys", "/dev", "/run/user")
@@ -106,16 +109,34 @@ def check_trusted_program(path: str) -> None:
     """Refuse a program that somebody else than the host's root could have put there.
 
     What root owns may also be a guest's, whose tree is on the host: beneath a
-    directory that is called by its CTID, as vz.conf demands.
+    directory that is called by its CTID, as vz.conf demands, or by vzctl's name for
+    what it removes.
 
     :raises CommandRefused:
     """
-    real = check_trusted_path(path)
-    for part in f"{path}/{real}".split("/"):
-        if rootfs.is_ctid(part.removeprefix(".incoming-")):
-            raise exception.CommandRefused(
-                f"{path!r} leads through {part!r}, which may be a container's tree"
-            )
+    _refuse_guests(path, check_trusted_path(path))
+
+
+def guests_part(path: str) -> str | None:
+    """The part of a path that may be a container's tree; None without."""
+    found = (part for part in path.split("/") if _is_guests(part))
+    return next(found, None)
+
+
+def _is_guests(part: str) -> bool:
+    # vzctl moves a tree that it removes: destroydir() of src/lib/destroy.c (vzctl
+    # 4.9.4), lib/destroy.c of libvzctl.
+    return part.startswith("vzctl-rm-me.") or rootfs.is_ctid(
+        part.removeprefix(".incoming-")
+    )
+
+
+def _refuse_guests(path: str, real: str) -> None:
+    part = guests_part(f"{path}/{real}")
+    if part is not None:
+        raise exception.CommandRefused(
+            f"{path!r} leads through {part!r}, which may be a container's tree"
+        )
 
 
 def _check_root_alone(path: str, found: os.stat_result) -> None:
@@ -136,6 +157,8 @@ def _check_directory(path: object, *, cgroups: bool = False) -> None:
     if not isinstance(path, str):
         raise exception.CommandRefused("a directory is a text")
     real = check_trusted_path(path, missing=True)
+    # What a guest has made there could lead elsewhere the next moment.
+    _refuse_guests(path, real)
     if cgroups and _is_beneath(real, _CGROUPS):
         return
     if any(_is_beneath(real, never) for never in _NEVER_A_BASE):
@@ -152,10 +175,35 @@ def check_file_verb(kwargs: Mapping[str, Any], *, direct: bool) -> None:
         raise exception.CommandRefused(f"{kwargs['ctid']!r} is not a CTID")
     if direct:
         return
+    if "sub" in kwargs:
+        _check_sub(kwargs["sub"])
     if "base" in kwargs:
         _check_directory(kwargs["base"])
     for kind, path in dict(kwargs.get("dirs", {})).items():
         _check_directory(path, cgroups=kind == "cgroup")
+
+
+def _check_sub(sub: object) -> None:
+    """Refuse another place of a root tree than the installed vzctl's.
+
+    With vzctl 7 a private area also holds the container's configuration, by which a
+    guest could be given whatever the host has.
+    """
+    family = _family()
+    if family is not None and sub != family.tree_dir:
+        raise exception.CommandRefused(f"{sub!r} is no place of a container's tree")
+
+
+@functools.cache
+def _family() -> vzctl.Family | None:
+    """What the installed vzctl can do; None where there is none."""
+    try:
+        program = tool("vzctl", direct=False)
+    except exception.ConfigurationError:
+        return None
+    env = {"PATH": os.pathsep.join(TOOL_DIRS), "LC_ALL": "C"}
+    done = processes.run_process([program, "--version"], timeout=_LOOK_LIMIT, env=env)
+    return vzctl.family_of(vzctl.parse_version(done.stdout))
 
 
 def check_tools(programs: object, *, direct: bool) -> None:

@@ -189,6 +189,58 @@ class ContainerSettings:
         """Give the container interfaces; one that runs has them at once."""
         self._set(vzctl.Settings(netif_add=veths))
 
+    def hang_interfaces(self, veths: tuple[vzctl.Veth, ...]) -> bool:
+        """Have the interfaces of a stopped container, which has others, or too few.
+
+        The driver of 2014 gave the host's ends names of its own, and a detach that
+        failed half-way has taken one whose port Nova has still. Nothing is asked of
+        vzctl where there is nothing to do.
+
+        :returns: whether one was missing
+        :raises ContainerNotFound: its configuration cannot be read
+        """
+        there = {
+            nic.get("ifname"): nic.get("host_ifname") for nic in self._interfaces()
+        }
+        wanted = {veth.host_ifname for veth in veths}
+        missing = tuple(
+            veth
+            for veth in veths
+            if veth.host_ifname not in there.values()
+            and there.get(veth.name) not in wanted
+        )
+        for veth in missing:
+            LOG.warning(
+                "Container %(ctid)s had no interface %(name)s, and gets it again",
+                {"ctid": self.ovz_id, "name": veth.host_ifname},
+            )
+        # Each a command of its own: of a name that is both removed and added vzctl 4
+        # keeps nothing (merge_veth_list() of veth.c).
+        if old := tuple(veth.name for veth in missing if veth.name in there):
+            self.remove_interfaces(old)
+        if missing:
+            self.add_interfaces(missing)
+        return bool(missing)
+
+    def _interfaces(self) -> list[dict[str, str]]:
+        """What its configuration says of its interfaces; see vzconf.interfaces()."""
+        if not self.node.family.template_paths:
+            try:
+                text = vzconf.read_settings(self._conf_path()).get("NETIF", "")
+            except exception.ConfigurationError as error:
+                raise exception.ContainerNotFound(str(error)) from error
+            return vzconf.interfaces(text)
+        # It is a link that only root can follow.
+        confs = self.node.executor.call(
+            "survey", dirs=self.node.artifact_dirs(), sub=self.node.family.tree_dir
+        )["confs"]
+        if self.ovz_id not in confs:
+            raise exception.ContainerNotFound(
+                f"container {self.ovz_id} has no configuration"
+            )
+        found: list[dict[str, str]] = confs[self.ovz_id]["interfaces"]
+        return found
+
     def remove_interfaces(self, names: tuple[str, ...]) -> None:
         """Take interfaces from the container, by their names inside it."""
         self._set(vzctl.Settings(netif_del=names))

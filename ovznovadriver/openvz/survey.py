@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ovznovadriver import exception
-from ovznovadriver.openvz import incoming, leftovers, procfs, swap, tree
+from ovznovadriver.openvz import incoming, leftovers, procfs, swap, tree, vzconf
 
 #: What this driver keeps of a container beside its configuration.
 OURS = ("nics", "rescue", "resize")
@@ -147,8 +147,8 @@ def _holder(path: str) -> int:
     """The process that has a lock; 0 for one that is gone."""
     content = _read(path, 64).split()[:1]
     if not content or not content[0].isdigit():
-        # It is being written.
-        return 1
+        # 1: it is being written.
+        return 0 if leftovers.is_nobodys(path) else 1
     pid = int(content[0])
     return pid if procfs.is_running(pid) else 0
 
@@ -183,11 +183,7 @@ def _conf(dirs: Mapping[str, str], ctid: str) -> dict[str, Any] | None:
     return {
         "name": _setting(_NAME, text),
         "description": _setting(_DESCRIPTION, text),
-        "interfaces": [
-            dict(pair.partition("=")[::2] for pair in one.split(","))
-            for one in _setting(_NETIF, text).split(";")
-            if one
-        ],
+        "interfaces": vzconf.interfaces(_setting(_NETIF, text)),
     }
 
 

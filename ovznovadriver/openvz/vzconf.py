@@ -48,6 +48,18 @@ def read_settings(path: str) -> dict[str, str]:
     return {name: value.strip("\"'") for name, value in _SETTING.findall(read(path))}
 
 
+def interfaces(netif: str) -> list[dict[str, str]]:
+    """What NETIF says of a container's interfaces, as far as it is known.
+
+    :returns: for each "ifname", "mac", "host_ifname" and others
+    """
+    return [
+        dict(pair.partition("=")[::2] for pair in one.split(","))
+        for one in netif.split(";")
+        if one
+    ]
+
+
 def private_dir(settings: Mapping[str, str]) -> str:
     """The directory that holds the private areas.
 

@@ -95,11 +95,22 @@ class Wiring:
         return None
 
     def announce(self, ends: Sequence[hostends.HostEnd]) -> None:
-        """Let the network learn where the container's addresses are now."""
+        """Let the network learn where the container's addresses are now.
+
+        Where that fails it learns it from the guest itself, somewhat later: it is
+        logged, and nothing that was done by then is in vain.
+        """
         names = [end.host_ifname for end in ends if end.addresses]
-        if names:
+        if not names:
+            return
+        try:
             self._node.executor.call(
                 "announce", base=self._node.paths.conf, ctid=self._ctid, names=names
+            )
+        except exception.OvzError as error:
+            LOG.warning(
+                "The addresses of container %(ctid)s are not announced: %(error)s",
+                {"ctid": self._ctid, "error": error},
             )
 
     def kept(self) -> tuple[hostends.HostEnd, ...]:

@@ -20,6 +20,7 @@ import pytest
 from oslo_config import cfg, generator
 
 from ovznovadriver import conf
+from ovznovadriver.openvz import permit
 from tests import support
 
 #: The 2014 names, without `ovz_`, with a value other than the default of then.
@@ -50,6 +51,8 @@ OF_2014 = {
     "tc_mbit_per_unit": "10",
     "tc_max_line_speed": "10000",
 }
+#: Those that root's side is given as they are, and judges.
+LIMITED = ("command", "create", "start", "stop", "migration", "live_migration")
 WITHOUT_EFFECT = {
     "tc_template_dir": "/data/tc",
     "disk_space_increment": "M",
@@ -180,6 +183,7 @@ def test_a_setting_is_read(configured, text, name, value):
         "tc_mbit_per_unit = -1",
         "tc_max_line_speed = 0",
         "tc_max_line_speed = 1000001",
+        *(f"{name}_timeout = {round(permit.TIMEOUT_LIMIT) + 1}" for name in LIMITED),
     ],
 )
 def test_a_value_that_makes_no_sense_is_refused(configured, line):

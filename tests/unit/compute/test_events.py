@@ -100,6 +100,25 @@ def test_a_failing_vzlist_changes_nothing_and_is_said_once(
     assert _looks(watch, told, 2) == [STOPPED]
 
 
+def test_a_state_that_cannot_be_read_does_not_end_the_looks(
+    sim4, node4, image4, told, caplog
+):
+    """The service has too many open files, say."""
+    container = support.create(node4, image4)
+    container.start()
+    watch = events.Watch(node4, told.append, 0)
+    _looks(watch, told)
+    mark = sim4.root / "claims" / container.ovz_id / "paused"
+    mark.mkdir()
+
+    assert _looks(watch, told) == []
+
+    assert caplog.text.count("is not noticed") == 1
+    mark.rmdir()
+    container.stop(fast=True)
+    assert _looks(watch, told) == [STOPPED]
+
+
 def test_the_thread_looks_and_ends(node, boot, sim, told):
     boot()
     watch = events.Watch(node, told.append, 0.01)

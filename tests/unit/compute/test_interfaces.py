@@ -13,6 +13,7 @@
 """Limits that somebody took away; what the API asks is in the functional tests."""
 
 import dataclasses
+import shutil
 
 import pytest
 
@@ -135,6 +136,46 @@ def test_a_port_that_nova_has_forgotten_already_goes(
     interfaces.Interfaces(node, net).detach(None, instance, second)
 
     assert ports.taps(sim) == [nova_ports[0]["devname"]]
+
+
+def test_a_port_that_nova_forgot_does_not_shift_the_names_of_others(
+    sim, node, net, boot, instance, nova_ports, ovs
+):
+    """One was deleted in Neutron, and Nova's cache was healed before it was told."""
+    boot()
+    first = nova_ports.pop(0)
+
+    interfaces.Interfaces(node, net).detach(None, instance, nova_ports[0])
+
+    assert ports.taps(sim) == [first["devname"]]
+
+
+def test_a_new_port_leaves_the_interface_of_a_forgotten_one_alone(
+    sim, node, net, boot, instance, nova_ports, ovs
+):
+    first, second = nova_ports
+    ctid = boot(network_info=ports.network_info(first))
+    del nova_ports[0]
+
+    interfaces.Interfaces(node, net).attach(None, instance, second)
+
+    assert "ifname=eth0" in sim.conf(ctid)["NETIF"]
+    assert sim.conf(ctid)["NETIF"].count("ifname=eth") == 2
+    assert len(ports.taps(sim)) == 2
+
+
+def test_a_guest_that_cannot_be_told_does_not_keep_its_port(
+    sim, node, net, boot, instance, nova_ports, ovs, caplog
+):
+    """Its disk is full, say, or it has put a file there."""
+    place = sim.tree(boot()) / "var"
+    shutil.rmtree(place)
+    place.touch()
+
+    interfaces.Interfaces(node, net).detach(None, instance, nova_ports[1])
+
+    assert ports.taps(sim) == [nova_ports[0]["devname"]]
+    assert "not told" in caplog.text
 
 
 def test_an_attach_that_fails_leaves_the_server_as_it_was(

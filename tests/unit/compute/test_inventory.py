@@ -98,6 +98,15 @@ def test_a_container_that_is_made_and_does_not_run_is_no_obstacle(sim, node, ima
     assert kinds(node) == [("runs", "it is paused")]
 
 
+def test_what_runs_without_its_tag_is_an_obstacle_by_its_claim(sim, node, image):
+    container = support.create(node, image)
+    container.start()
+    support.describe(sim, container.ovz_id, "mine")
+    node.look.forget()
+
+    assert kinds(node) == [("runs", "it is running")]
+
+
 def test_a_snapshot_and_a_tree_that_comes_are_waited_for(node, tmp_path):
     for uuid, host in ((UUID, node.host), (OTHER_UUID, "host2")):
         place = tmp_path / "snapshots" / uuid
@@ -135,6 +144,28 @@ def test_a_container_gets_a_tag_and_a_claim_of_the_host_that_adopts_it(sim4, ima
     tag = metadata.Tag("host2", "instance-00000007", "7", UUID)
     assert metadata.decode(sim4.conf("150")["DESCRIPTION"]) == tag
     assert Scene(heir).is_claimed_here("150")
+
+
+def test_of_two_that_are_the_same_server_only_the_chosen_one_is_adopted(
+    sim4, node4, image4
+):
+    for ctid in ("150", "151"):
+        support.legacy(sim4, image4, ctid)
+        sim4.run("vzctl", "set", ctid, "--name", f"{UUID}-migrated", "--save")
+    before = [sim4.conf_text(ctid) for ctid in ("150", "151")]
+    scene = Scene(node4)
+    for ctid, other in (("150", "151"), ("151", "150")):
+        with pytest.raises(exception.OvzError, match=f"container {other} is said"):
+            inventory.adopt(scene, ctid, support.HOST, chosen=False)
+    assert [sim4.conf_text(ctid) for ctid in ("150", "151")] == before
+    assert node4.claims.ctids() == []
+
+    inventory.adopt(scene, "151", support.HOST)
+
+    with pytest.raises(exception.OvzError, match="has a container here already"):
+        inventory.adopt(scene, "150", support.HOST)
+    assert sim4.conf_text("150") == before[0]
+    assert node4.claims.ctids() == ["151"]
 
 
 @pytest.mark.parametrize("why", ["vzctl works on it", "no tag can hold it", "claimed"])

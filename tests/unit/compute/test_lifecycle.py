@@ -267,6 +267,24 @@ def test_a_port_that_nova_has_forgotten_goes_with_its_server(
     ]
 
 
+def test_a_port_that_is_not_bound_any_more_goes_with_its_server(
+    life, boot, instance, ovs, quiet
+):
+    """As after a move for which Neutron's agent was down."""
+    first, _ = info = ports.network_info()
+    boot()
+    quiet()
+    info[1]["type"] = "binding_failed"
+
+    life.destroy(instance, info)
+
+    head = info[1]["devname"].removeprefix("tap")
+    assert ovs.calls == [
+        ("unplug", first["id"]),
+        ("unplug", f"{head}00-0000-0000-000000000000"),
+    ]
+
+
 def test_where_ports_stay_plugged_forgotten_ones_do_too(
     life, boot, instance, ovs, quiet
 ):

@@ -20,8 +20,9 @@ import pytest
 from nova.compute import power_state
 
 from nova import exception as nova_exception
+from nova import objects
 from ovznovadriver import exception
-from ovznovadriver.compute import host, lifecycle, servers
+from ovznovadriver.compute import host, interfaces, lifecycle, servers
 from ovznovadriver.openvz import utils, vzctl
 from tests import support
 from tests.unit.compute import ports
@@ -118,6 +119,25 @@ def test_a_server_is_stopped_from_any_state(sim, life, boot, instance, state):
     life.power_off(instance, timeout=30)
 
     assert sim.state(ctid) == "stopped"
+
+
+@pytest.mark.parametrize("sim", ["4"], indirect=True)
+@pytest.mark.parametrize("asked", ["off", "reboot", "destroy"])
+def test_a_server_that_was_let_run_on_by_hand_obeys(sim, life, boot, instance, asked):
+    """vzlist 4 does not tell a paused one from one that runs."""
+    ctid = boot()
+    life.pause(instance)
+    assert sim.run("vzctl", "chkpnt", ctid, "--resume").rc == 0
+
+    if asked == "off":
+        life.power_off(instance)
+    elif asked == "reboot":
+        life.reboot(instance, ports.network_info(), hard=True)
+    else:
+        life.destroy(instance, ports.network_info())
+
+    assert sim.state(ctid) == ("running" if asked == "reboot" else "stopped")
+    assert sim.containers() == ([] if asked == "destroy" else [ctid])
 
 
 def test_a_start_does_not_go_on_from_a_stale_dump(sim, life, boot, instance):
@@ -256,6 +276,67 @@ def test_a_resume_plugs_the_ports_and_may_fail(
     assert sim.state(ctid) == "running"
 
 
+def test_a_resume_that_cannot_be_connected_loses_no_memory(sim, life, boot, instance):
+    ctid = boot()
+    life.suspend(instance)
+    sim.fail("ip", rc=2, stderr="no memory\n")
+
+    with pytest.raises(exception.OvzError, match="no memory"):
+        life.resume(instance, ports.network_info())
+
+    assert sim.state(ctid) == "suspended"
+    life.resume(instance, ports.network_info())
+    assert sim.state(ctid) == "running"
+
+
+def test_a_resume_that_cannot_be_undone_leaves_a_stopped_server(
+    sim, life, boot, instance, caplog
+):
+    ctid = boot()
+    life.suspend(instance)
+    sim.fail("ip", rc=2, stderr="no memory\n")
+    sim.fail("vzctl", "suspend", rc=16, stderr="no checkpoint\n")
+
+    with pytest.raises(exception.OvzError, match="no memory"):
+        life.resume(instance, ports.network_info())
+
+    assert sim.state(ctid) == "stopped"
+    assert "no checkpoint" in caplog.text
+
+
+def test_a_start_that_lacks_no_interface_is_not_tried_again(
+    sim, life, boot, instance, quiet
+):
+    ctid = boot(power_on=False)
+    broken = ports.network_info(ports.vif(details={"ovs_hybrid_plug": True}))
+    quiet()
+
+    with pytest.raises(exception.InterfaceMissing, match="bridge"):
+        life.power_on(instance, broken)
+
+    assert support.subcommands(sim).count("start") == 1
+    assert sim.state(ctid) == "stopped"
+
+
+def test_a_server_gets_an_interface_again_that_a_failed_detach_took(
+    sim, node, net, life, boot, instance, ovs, monkeypatch
+):
+    """Nova has the port still, and ends in ERROR with a server that cannot start."""
+    ctid = boot()
+    known = ports.network_info()
+    monkeypatch.setattr(objects.Instance, "get_network_info", lambda self: known)
+    monkeypatch.setattr(objects.Instance, "save", lambda self: None)
+    ovs.failing = {ports.PORTS[1]}
+    with pytest.raises(exception.CleanupFailed, match="no ovsdb"):
+        interfaces.Interfaces(node, net).detach(None, instance, known[1])
+    ovs.failing = set()
+
+    life.reboot(instance, known, hard=True)
+
+    assert sim.state(ctid) == "running"
+    assert len(ports.taps(sim)) == 2
+
+
 @pytest.mark.parametrize(
     ("before", "expected"),
     [("suspend", ["plug", "resume"]), ("power_off", ["plug", "start"])],
@@ -356,5 +437,16 @@ def test_ports_are_plugged_and_unplugged_on_demand(life, instance, ovs):
     life.unplug_vifs(instance, ports.network_info())
 
     assert [call[0] for call in ovs.calls] == ["plug", "plug", "unplug", "unplug"]
-    with pytest.raises(exception.NetworkUnsupported):
-        life.plug_vifs(instance, ports.network_info(ports.vif(type="bridge")))
+
+
+@pytest.mark.parametrize("kind", ["binding_failed", "unbound", "bridge"])
+def test_a_port_that_has_become_unusable_does_not_keep_the_service_from_starting(
+    life, instance, ovs, kind
+):
+    """Of one server Nova takes this error alone when it starts."""
+    broken = ports.network_info(ports.vif(type=kind))
+
+    with pytest.raises(nova_exception.VirtualInterfacePlugException, match=kind):
+        life.plug_vifs(instance, broken)
+
+    assert ovs.calls == []

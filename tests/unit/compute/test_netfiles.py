@@ -90,7 +90,7 @@ def test_ifupdown_static():
     assert (
         file.content
         == """\
-# Written by Nova when the server was made.
+# Written by Nova, and written anew when a port comes or goes.
 auto lo
 iface lo inet loopback
 
@@ -124,7 +124,7 @@ def test_ifupdown_dynamic():
     assert (
         file.content
         == """\
-# Written by Nova when the server was made.
+# Written by Nova, and written anew when a port comes or goes.
 auto lo
 iface lo inet loopback
 
@@ -196,7 +196,7 @@ def test_networkd():
     assert (
         files["/etc/systemd/network/00-nova-eth0.network"].content
         == """\
-# Written by Nova when the server was made.
+# Written by Nova, and written anew when a port comes or goes.
 [Match]
 Name=eth0
 
@@ -402,6 +402,41 @@ def test_only_the_first_nic_with_a_gateway_has_the_default_route():
 
     assert [plan.ipv4.gateway for plan in found] == [None, SECOND.gateway, None]
     assert [plan.ipv6.gateway for plan in found] == [None, None, IPV6.gateway]
+
+
+def test_a_destination_has_one_route_that_of_the_first_nic():
+    """`ip route add` of a second one fails, and ifup ends there."""
+    to, anywhere = "10.9.0.0/16", "0.0.0.0/0"
+    nics = [
+        nic(0, subnet("10.0.0.0/24", "10.0.0.5", routes=[(to, "10.0.0.9")])),
+        nic(
+            1,
+            subnet("10.1.0.0/24", "10.1.0.5", routes=[(anywhere, "10.1.0.9")]),
+            subnet("10.2.0.0/24", "10.2.0.5", routes=[(anywhere, "10.2.0.9")]),
+        ),
+        nic(2, subnet("10.3.0.0/24", "10.3.0.5", routes=[(to, "10.3.0.9")])),
+        nic(3, SECOND),
+    ]
+
+    assert [plan.routes for plan in netfiles.plans(nics)] == [
+        [(to, "10.0.0.9")],
+        [(anywhere, "10.1.0.9")],
+        [],
+        [],
+    ]
+
+
+def test_a_gateway_goes_before_a_host_route_to_everywhere():
+    both = subnet(
+        "10.0.0.0/24",
+        "10.0.0.5",
+        gateway="10.0.0.1",
+        routes=[("0.0.0.0/0", "10.0.0.9")],
+    )
+
+    (plan,) = netfiles.plans([nic(0, both)])
+
+    assert plan.routes == [("0.0.0.0/0", "10.0.0.1")]
 
 
 def test_a_subnet_with_dhcp_whose_address_is_known_is_static():

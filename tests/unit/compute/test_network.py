@@ -94,7 +94,7 @@ def test_names_and_tags_are_kept_with_the_instance(net, instance, monkeypatch):
         "get_by_instance_uuid",
         lambda context, uuid: known,
     )
-    instance.system_metadata = {"ovz_nic_gone": "eth0", "other": "x"}
+    instance.system_metadata = {"ovz_nic_forgotten": "eth2", "other": "x"}
     disk = objects.DiskMetadata(serial="volume", tags=["data"])
     instance.device_metadata = objects.InstanceDeviceMetadata(devices=[disk])
     nics = net.nics(instance, ports.network_info())
@@ -103,6 +103,7 @@ def test_names_and_tags_are_kept_with_the_instance(net, instance, monkeypatch):
 
     assert instance.system_metadata == {
         "other": "x",
+        "ovz_nic_forgotten": "eth2",
         f"ovz_nic_{PORTS[0]}": "eth0",
         f"ovz_nic_{PORTS[1]}": "eth1",
     }
@@ -110,6 +111,24 @@ def test_names_and_tags_are_kept_with_the_instance(net, instance, monkeypatch):
     assert kept is disk
     assert (tagged.mac, tagged.tags) == ("fa:16:3e:00:00:02", ["storage"])
     assert saved == [instance]
+    network.keep(None, instance, nics[1:], nics[:1])
+    assert f"ovz_nic_{PORTS[0]}" not in instance.system_metadata
+
+
+def test_names_are_given_anew_to_a_server_that_is_made(net, instance):
+    """A build that was tried on another host had other ports there."""
+    instance.system_metadata = {
+        f"ovz_nic_{PORTS[1]}": "eth0",
+        "ovz_nic_gone": "eth1",
+    }
+
+    nics = net.nics_anew(instance, ports.network_info())
+
+    assert [nic.name for nic in nics] == ["eth1", "eth0"]
+    assert instance.system_metadata == {
+        f"ovz_nic_{PORTS[0]}": "eth1",
+        f"ovz_nic_{PORTS[1]}": "eth0",
+    }
 
 
 def test_what_went_wrong_while_ports_were_made_is_told(net, instance):

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from ovznovadriver.compute import imagecache, recovery, servers
+from ovznovadriver.compute.scene import Scene
 from ovznovadriver.openvz import ctid as ovz_ctid
 from ovznovadriver.openvz.container import OvzContainer
 from ovznovadriver.openvz.vzlist import State
@@ -171,6 +172,26 @@ def test_a_container_whose_private_area_is_not_there_stays(
     assert "is its private area mounted?" in caplog.text
     sim4.root.joinpath("elsewhere").rename(sim4.private_dir / ctid)
     assert OvzContainer.find(node4, uuid=UUID).state is State.STOPPED
+
+
+def test_what_could_not_be_removed_and_starts_again_is_not_half_removed(
+    sim9, node9, image9, caplog
+):
+    """With vzctl 7 nothing of it is seen where its disk is not mounted."""
+    container = support.create(node9, image9)
+    node9.claims.note(container.ovz_id, ovz_ctid.REMOVING)
+    container.start()
+    container.stop(fast=True)
+    abandon(node9)
+    sim9.private_dir.rename(sim9.root / "elsewhere")
+    sim9.private_dir.mkdir()
+
+    restart(sim9)
+
+    assert "is its private area mounted?" in caplog.text
+    sim9.private_dir.rmdir()
+    sim9.root.joinpath("elsewhere").rename(sim9.private_dir)
+    assert OvzContainer.find(node9, uuid=UUID).state is State.STOPPED
 
 
 @BOTH
@@ -442,3 +463,43 @@ def test_trees_are_not_removed_with_a_container_that_cannot_be_settled(
     (target / "moved").rename(target / "instance")
     restart(sim)
     assert (sim.tree(ctid) / "mine").read_text() == "precious"
+
+
+@pytest.mark.parametrize("why", ["vzctl works on it", "another tree", "unreadable"])
+def test_trees_stay_whose_rescue_is_not_settled(
+    sim, node, image, caplog, monkeypatch, why
+):
+    monkeypatch.setattr(recovery, "BUSY_WAIT", 0.0)
+    ctid = support.create(node, image).ovz_id
+    (sim.tree(ctid) / "mine").write_text("precious")
+    container = OvzContainer.find(node, uuid=UUID)
+    helper = container.make_helper(servers.rescuer(UUID), image)
+    aside = sim.tree(helper.ovz_id)
+    container.swap_in(helper)
+    # As one leaves it that was ended after its first rename.
+    sim.tree(ctid).rename(aside)
+    abandon(node)
+    lock, note = sim.lock_dir / f"{ctid}.lck", sim.conf_dir / f"{ctid}.rescue"
+    if why == "vzctl works on it":
+        lock.write_text(f"{os.getpid()}\n")
+    elif why == "another tree":
+        sim.tree(ctid).mkdir(parents=True)
+    else:
+        note.write_text("{")
+
+    restart(sim)
+
+    assert (aside / "instance/mine").read_text() == "precious"
+    assert "may be in it" in caplog.text
+
+
+def test_a_lock_that_cannot_be_removed_is_not_said_to_be(sim, node, image):
+    ctid = support.create(node, image).ovz_id
+    lock = sim.lock_dir / f"{ctid}.lck"
+    lock.write_text("999999999\n")
+    (finding,) = recovery.findings(Scene(node))
+    # Meanwhile.
+    lock.write_text(f"{os.getpid()}\n")
+
+    assert "is held by process" in recovery.apply(finding)
+    assert lock.exists()

@@ -12,6 +12,9 @@
 
 """Servers with a task when the service starts."""
 
+import dataclasses
+import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -19,6 +22,10 @@ from nova.compute import power_state, rpcapi, task_states, vm_states
 
 from nova import exception as nova_exception
 from nova import objects
+from ovznovadriver.compute import inventory, recovery
+from ovznovadriver.compute.scene import Scene
+from ovznovadriver.openvz import ctid as ovz_ctid
+from ovznovadriver.openvz import procfs, vzconf, vzctl
 from ovznovadriver.openvz.container import OvzContainer
 from ovznovadriver.openvz.vzlist import State
 from tests import support
@@ -94,8 +101,7 @@ def test_a_server_that_has_halted_meanwhile_is_left_to_nova(
     quiet()
 
     for task in (
-        *(task_states.PAUSING, task_states.SUSPENDING, task_states.RESUMING),
-        task_states.POWERING_ON,
+        *(task_states.POWERING_ON, task_states.REBOOTING, task_states.POWERING_OFF),
     ):
         nova_server.task_state = task
         start_service(nova_server)
@@ -105,6 +111,28 @@ def test_a_server_that_has_halted_meanwhile_is_left_to_nova(
     assert sim.commands("vzctl") == []
     assert database == []
     assert "Recovery" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("task", "vm_state", "settled"),
+    [
+        (task_states.PAUSING, vm_states.ACTIVE, vm_states.ACTIVE),
+        (task_states.UNPAUSING, vm_states.PAUSED, vm_states.PAUSED),
+        (task_states.SUSPENDING, vm_states.ACTIVE, vm_states.ACTIVE),
+        (task_states.RESUMING, vm_states.SUSPENDED, vm_states.STOPPED),
+    ],
+)
+def test_a_server_that_was_frozen_when_the_node_died_is_not_stuck(
+    sim, boot, nova_server, start_service, task, vm_state, settled
+):
+    """Nova does nothing about these tasks when the server does not run."""
+    ctid = boot()
+    sim.run("vzctl", "stop", ctid, "--fast")
+    nova_server.task_state, nova_server.vm_state = task, vm_state
+
+    start_service(nova_server)
+
+    assert is_settled(nova_server, settled)
 
 
 # -- suspend ------------------------------------------------------------------------
@@ -531,3 +559,51 @@ def test_one_server_that_cannot_be_helped_does_not_keep_others(
 
     assert state(node) is State.RUNNING
     assert "cannot be dealt with" in caplog.text
+
+
+# -- what is not this driver's, or not this process's --------------------------------
+
+
+@pytest.mark.parametrize("sim", ["4"], indirect=True)
+def test_a_server_of_2014_keeps_its_interface_until_it_is_rebooted(
+    sim, node, image, life, nova_server, start_service, own_places, caplog
+):
+    support.legacy(sim, image, "150")
+    mac = ports.vif()["address"].upper()
+    netif = f"eth0,{mac},veth150.0,{vzctl.HOST_MAC}"
+    assert sim.run("vzctl", "set", "150", "--netif_add", netif, "--save").rc == 0
+    assert sim.run("vzctl", "start", "150").rc == 0
+    inventory.adopt(Scene(node), "150", support.HOST)
+    info = nova_server.get_network_info()
+    del info[1:]
+
+    start_service(nova_server)
+
+    assert sim.nics() == ["veth150.0"]
+    assert "the host ends of its interfaces are veth150.0" in caplog.text
+
+    life.reboot(nova_server, info, hard=True)
+
+    assert sim.state("150") == "running"
+    assert sim.nics() == [info[0]["devname"]]
+    (nic,) = vzconf.interfaces(sim.conf("150")["NETIF"])
+    assert (nic["ifname"], nic["mac"]) == ("eth0", mac)
+
+
+def test_what_another_service_of_the_host_has_under_way_is_left_alone(
+    sim, node, boot, nova_server, start_service, own_places
+):
+    boot()
+    pid = os.getppid()
+    other = ovz_ctid.Owner.this_process("", node.host)
+    other = dataclasses.replace(other, pid=pid, started=procfs.start_time(pid))
+    place = Path(node.options.lock_dir, ".lock", f"service-{node.host}")
+    place.parent.mkdir(exist_ok=True)
+    other.write(place)
+    nova_server.task_state = task_states.SUSPENDING
+
+    recovery.recover(node)
+    start_service(nova_server)
+
+    assert nova_server.task_state == task_states.SUSPENDING
+    assert node.claims.served_by() == pid

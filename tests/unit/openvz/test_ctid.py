@@ -70,6 +70,20 @@ def test_the_first_number_is_not_a_reserved_one(claims):
     assert claims.claim(support.UUID, nothing) == "101"
 
 
+def test_a_claim_is_on_the_disk_before_it_is_one(claims, tmp_path, monkeypatch):
+    synced = []
+
+    def sync(descriptor):
+        with open(f"/proc/self/fd/{descriptor}") as file:
+            synced.append((json.load(file)["uuid"], (tmp_path / "101").exists()))
+
+    monkeypatch.setattr(os, "fsync", sync)
+
+    claims.claim(support.UUID, nothing)
+
+    assert synced == [(support.UUID, False)]
+
+
 def test_reserved_numbers_in_use_do_not_matter(claims):
     assert claims.claim(support.UUID, lambda: [1, 100]) == "101"
 

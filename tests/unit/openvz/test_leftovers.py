@@ -133,6 +133,16 @@ def test_a_lock_that_does_not_say_whose_it_is_stays(tmp_path, dirs, content):
     assert lock.exists()
 
 
+def test_a_lock_that_will_never_say_whose_it_is_is_removed(tmp_path, dirs):
+    lock = tmp_path / "lock" / f"{CTID}.lck"
+    lock.touch()
+    os.utime(lock, (1e9, 1e9))
+
+    assert leftovers.remove_container(dirs=dirs, ctid=CTID) == []
+
+    assert not lock.exists()
+
+
 def test_links_in_the_nodes_directories_are_removed_but_not_followed(tmp_path, dirs):
     outside = tmp_path / "outside"
     outside.mkdir()

@@ -10,6 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
+import itertools
 import threading
 
 import pytest
@@ -156,3 +157,60 @@ def test_those_who_ask_at_once_share_one_look(node):
 
     assert answers == [FIRST] * 4
     assert node.asked == 1
+
+
+class Queue:
+    """Asks at once; a look takes until all have asked, be it that it fails."""
+
+    def __init__(self, count, failure=None):
+        self.came, self.all_came = set(), threading.Event()
+        self.count, self.failure = count, failure
+        self.looks, self.answers = [], []
+        self._times = itertools.count()
+        self._look = look.Look(self.listing, clock=self.clock)
+
+    def clock(self):
+        self.came.add(threading.get_ident())
+        if len(self.came) == self.count:
+            self.all_came.set()
+        return next(self._times)
+
+    def listing(self):
+        assert self.all_came.wait(30)
+        self.looks.append(None)
+        if self.failure is not None:
+            raise self.failure
+        return FIRST
+
+    def ask(self):
+        try:
+            self.answers.append(self._look.containers())
+        except exception.OvzError as error:
+            self.answers.append(error)
+
+    def run(self):
+        threads = [threading.Thread(target=self.ask) for _ in range(self.count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+
+
+def test_a_look_that_fails_fails_for_all_who_waited_for_it():
+    """One that hangs takes its time limit: it would be as many for the last of them."""
+    queue = Queue(5, failure=exception.MalformedOutput("blind"))
+
+    queue.run()
+
+    assert queue.answers == [queue.failure] * 5
+    assert len(queue.looks) == 1
+
+
+def test_a_look_that_began_later_is_as_good_as_an_own_one():
+    queue = Queue(5)
+
+    queue.run()
+
+    # The first began before the others asked.
+    assert queue.answers == [FIRST] * 5
+    assert len(queue.looks) == 2

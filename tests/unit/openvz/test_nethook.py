@@ -173,6 +173,18 @@ def test_a_program_that_is_gone_is_missed(vz: pathlib.Path, program: str) -> Non
     assert "that is there" in missing
 
 
+@pytest.mark.parametrize("program_is", ["gone", "broken"])
+def test_every_container_of_the_node_starts_without_the_program(
+    vz: pathlib.Path, program: str, program_is: str
+) -> None:
+    nethook.install(str(vz), 7, program)
+    os.unlink(program)
+    if program_is == "broken":
+        script(pathlib.Path(program), "exit 1")
+    for name in ("vps.mount", "vps.umount"):
+        subprocess.run([str(vz / "conf" / name)], check=True)
+
+
 @pytest.mark.parametrize("major", [4, 7])
 def test_a_write_that_fails_leaves_nothing(
     vz: pathlib.Path, program: str, monkeypatch: pytest.MonkeyPatch, major: int

@@ -366,6 +366,19 @@ def test_a_root_helper_that_fails_is_told(sim4, unprivileged):
     assert "sudoers" in said
 
 
+def test_containers_are_not_kept_where_roots_side_would_refuse_to_work(
+    sim4, unprivileged
+):
+    place = sim4.root / "2014"
+    place.symlink_to(sim4.private_dir)
+    set_vz_conf(sim4, f"VE_PRIVATE={place}/$VEID")
+
+    said = refused(sim4)
+
+    assert f"{place} leads through 2014" in said
+    assert "mount it in another place" in said
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="the helper has to be root")
 def test_programs_that_others_could_change_are_not_run_as_root(sim4, unprivileged):
     ours = (

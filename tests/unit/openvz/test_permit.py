@@ -17,11 +17,13 @@ from __future__ import annotations
 import os
 import pathlib
 import stat
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from ovznovadriver import exception
 from ovznovadriver.openvz import permit
+from tests import support
 
 UUID = "6e8a9c5e-0d6f-4c3e-9a53-0d3f5f0a7b11"
 
@@ -226,6 +228,8 @@ IN_TREES = [
     "private/5d35cf5b-8d1c-4a0e-9b0e-6f8d5f1c0a01/fs/usr/sbin",
     "private/.incoming-5d35cf5b-8d1c-4a0e-9b0e-6f8d5f1c0a01/tree/sbin",
     "root/101/sbin",
+    # What vzctl removes, as long as that takes.
+    "vztmp/vzctl-rm-me.Vq3ab7/usr/sbin",
 ]
 
 
@@ -246,6 +250,60 @@ def test_a_guests_program_never_runs_on_the_host(
         permit.check_program([f"{where}/vzctl", "--version"], 1.0, direct=False)
     with pytest.raises(exception.CommandRefused, match="container's tree"):
         permit.check_tools({"ip": f"{where}/ip"}, direct=False)
+
+
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize("place", IN_TREES)
+@pytest.mark.parametrize("missing", [False, True])
+def test_no_verb_works_in_a_directory_of_a_guest(
+    owners: Owners, vz: pathlib.Path, place: str, linked: bool, missing: bool
+) -> None:
+    # A guest could make a link of it, or of what is in it, in between.
+    directory = vz / place
+    (directory.parent if missing else directory).mkdir(parents=True)
+    if linked:
+        (vz / "link").symlink_to(directory)
+    where = str(vz / "link" if linked else directory)
+    for kwargs in ({"base": where}, {"dirs": {"private": where}}):
+        with pytest.raises(exception.CommandRefused, match="container's tree"):
+            permit.check_file_verb(kwargs, direct=False)
+        permit.check_file_verb(kwargs, direct=True)
+
+
+@pytest.fixture
+def installed(
+    owners: Owners, vz: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[str], None]]:
+    """Install a vzctl of a version."""
+    monkeypatch.setattr(permit, "TOOL_DIRS", (str(vz),))
+    permit._family.cache_clear()
+    yield lambda version: support.script(vz / "vzctl", f"echo vzctl version {version}")
+    permit._family.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("version", "sub"), [("4.9.4", "fs"), ("7.0.222", ""), ("9.0.1", "")]
+)
+def test_a_verb_works_in_the_tree_alone_and_not_beside_it(
+    installed: Callable[[str], None], vz: pathlib.Path, version: str, sub: str
+) -> None:
+    """With vzctl 7 a container's configuration is beside it."""
+    installed(version)
+    verb = {"base": str(vz), "ctid": UUID}
+    with pytest.raises(exception.CommandRefused, match="no place"):
+        permit.check_file_verb({**verb, "sub": sub}, direct=False)
+    other = {"": "fs", "fs": ""}[sub]
+    permit.check_file_verb({**verb, "sub": other}, direct=False)
+
+
+def test_where_the_tree_is_does_not_matter_without_a_vzctl(
+    owners: Owners, vz: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(permit, "TOOL_DIRS", (str(vz),))
+    permit._family.cache_clear()
+    for sub in ("", "fs"):
+        permit.check_file_verb({"base": str(vz), "sub": sub}, direct=False)
+    permit._family.cache_clear()
 
 
 def test_ip_and_tc_may_be_where_only_root_can_put_them(

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from ovznovadriver import exception
-from ovznovadriver.openvz import vzctl
+from ovznovadriver.openvz import vzconf, vzctl
 from ovznovadriver.openvz.container import OvzContainer
 from tests import support
 from tests.unit.openvz.diskimage import disk_image
@@ -227,3 +227,55 @@ def test_a_disk_image_of_a_samples_size_keeps_it(sim_ploop):
     assert container.restore()
 
     assert sim_ploop.conf(container.ovz_id)["DISKSPACE"] == "2G:2.2G"
+
+
+# -- interfaces that somebody else gave it --------------------------------------------
+
+
+def veth(number, host_ifname):
+    return vzctl.Veth(f"eth{number}", f"FA:16:3E:00:00:0{number}", host_ifname)
+
+
+@pytest.mark.parametrize(
+    ("there", "commands"),
+    [
+        ((veth(0, "tap0"), veth(1, "tap1")), 0),
+        # By other names inside than are wanted now, they are the same ones.
+        ((veth(2, "tap0"), veth(0, "tap1")), 0),
+        ((veth(0, "veth150.0"), veth(1, "tap1")), 2),
+        ((veth(0, "veth150.0"), veth(1, "veth150.1")), 2),
+        ((veth(1, "tap1"),), 1),
+        ((), 1),
+    ],
+)
+def test_a_container_has_the_interfaces_that_it_is_to_have(
+    sim4, node4, image4, there, commands
+):
+    container = support.create(node4, image4)
+    container.add_interfaces(there)
+    sim4.clear_commands()
+
+    container.hang_interfaces((veth(0, "tap0"), veth(1, "tap1")))
+
+    found = vzconf.interfaces(sim4.conf(container.ovz_id)["NETIF"])
+    assert {nic["host_ifname"] for nic in found} == {"tap0", "tap1"}
+    assert len(found) == 2
+    assert support.subcommands(sim4) == ["set"] * commands
+
+
+def test_an_interface_that_is_lost_comes_back(sim, node, image):
+    container = support.create(node, image)
+
+    assert container.hang_interfaces((veth(0, "tap0"),))
+    assert not container.hang_interfaces((veth(0, "tap0"),))
+
+    (nic,) = vzconf.interfaces(sim.conf(container.ovz_id)["NETIF"])
+    assert nic["host_ifname"] == "tap0"
+
+
+def test_what_interfaces_a_container_has_that_is_gone_nobody_knows(node, image):
+    container = support.create(node, image)
+    container.delete()
+
+    with pytest.raises(exception.ContainerNotFound):
+        container.hang_interfaces((veth(0, "tap0"),))

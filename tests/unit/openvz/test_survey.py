@@ -124,16 +124,19 @@ def test_a_lock_says_whether_its_owner_lives(dirs, tmp_path):
         ("102", f"{dead.pid}\n"),
         ("103", ""),
         ("104", f"{ended.pid}\n"),
+        ("105", "\0\0"),
     ):
         (tmp_path / f"lock/{ctid}.lck").write_text(text)
+    os.utime(tmp_path / "lock/105.lck", (1e9, 1e9))
 
     locks = look(dirs)["locks"]
 
     assert locks["101"] == os.getpid()
     ended.wait()
     assert locks["102"] == locks["104"] == 0
-    # One that says nothing yet is about to.
+    # One that says nothing yet is about to; after a power cut it never will.
     assert locks["103"]
+    assert locks["105"] == 0
 
 
 def test_a_swap_that_cannot_be_read_is_told(dirs, tmp_path):

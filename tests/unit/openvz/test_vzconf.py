@@ -54,3 +54,14 @@ def test_private_areas_are_beside_each_other(settings, directory):
 def test_a_directory_in_another_form_is_refused_by_its_name(path):
     with pytest.raises(exception.ConfigurationError, match=r"^VE_ROOT in vz\.conf is"):
         vzconf.per_container({"VE_ROOT": path}, "VE_ROOT", "/vz/root")
+
+
+def test_interfaces_are_what_is_said_of_each():
+    netif = "ifname=eth0,mac=00:01,host_ifname=tap0;ifname=eth1,network=;odd"
+
+    assert vzconf.interfaces(netif) == [
+        {"ifname": "eth0", "mac": "00:01", "host_ifname": "tap0"},
+        {"ifname": "eth1", "network": ""},
+        {"odd": ""},
+    ]
+    assert vzconf.interfaces("") == []

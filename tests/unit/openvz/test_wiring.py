@@ -17,7 +17,7 @@ import dataclasses
 import pytest
 
 from ovznovadriver import exception
-from ovznovadriver.openvz import hostends
+from ovznovadriver.openvz import announce, hostends
 from tests import support
 
 LIMITED = tuple(
@@ -85,6 +85,19 @@ def test_addresses_are_announced_where_there_are_some(container, monkeypatch):
     container.wiring.announce(LIMITED[1:])
 
     assert [request["names"] for request in asked] == [["tap1"]]
+
+
+def test_what_cannot_be_announced_leaves_a_container_that_has_started(
+    sim, container, monkeypatch, tmp_path, caplog
+):
+    """As where a name of a network namespace outlived what it stood for."""
+    monkeypatch.setattr(announce, "NAMESPACES", str(tmp_path))
+    (tmp_path / container.ovz_id).touch()
+    container.start(LIMITED)
+
+    container.wiring.announce(LIMITED)
+
+    assert "are not announced" in caplog.text
 
 
 def test_a_pair_that_vzctl_did_not_take_goes_and_nothing_is_asked_without(
