@@ -20,7 +20,7 @@ from typing import Any
 
 import nova.conf
 from nova.compute import api as compute_api
-from nova.compute import power_state, task_states
+from nova.compute import power_state, task_states, vm_states
 from oslo_log import log as logging
 
 from nova import context as nova_context
@@ -331,8 +331,18 @@ class Lifecycle:
         elif container.state is not State.RUNNING:
             self.boot(container, instance, network_info)
 
-    def boot(self, container: OvzContainer, instance: Any, network_info: Any) -> None:
-        """Start a container that does not run, afresh."""
+    def boot(
+        self,
+        container: OvzContainer,
+        instance: Any,
+        network_info: Any,
+        *,
+        rescue: bool = False,
+    ) -> None:
+        """Start a container that does not run, afresh, from the server's own tree.
+
+        :param rescue: start it from the tree that it has, as if Nova had it as rescued
+        """
         nics = self._network.nics(instance, network_info)
         ends = self._ends_of(instance, nics)
         veths = network.veths(nics)
@@ -341,6 +351,8 @@ class Lifecycle:
             container.hang_interfaces(veths)
         # start would go on from a dump, also from a former container's.
         container.discard_dump()
+        if container.is_swapped and not rescue:
+            self._end_unknown_rescue(container, instance)
         self._network.plug(instance, network_info)
         try:
             container.start(ends)
@@ -349,6 +361,22 @@ class Lifecycle:
                 raise
             container.start(ends)
         container.wiring.announce(ends)
+
+    def _end_unknown_rescue(self, container: OvzContainer, instance: Any) -> None:
+        """Let a server have its own tree, unless Nova has it as rescued.
+
+        As after an unrescue that failed: Nova has the server in ERROR then, and takes
+        it for one that runs as ever when it is rebooted or started.
+        """
+        if instance.vm_state == vm_states.RESCUED:
+            return
+        LOG.warning(
+            "It has the tree that rescues it, and Nova does not have it as rescued: it"
+            " gets its own one",
+            instance=instance,
+        )
+        self.halt(container)
+        servers.end_rescue(container)
 
     def _ends(self, instance: Any, network_info: Any) -> tuple[hostends.HostEnd, ...]:
         return self._ends_of(instance, self._network.nics(instance, network_info))

@@ -34,7 +34,6 @@ from ovznovadriver.compute import (
     undo,
 )
 from ovznovadriver.openvz import node as ovz_node
-from ovznovadriver.openvz.container import OvzContainer
 
 
 class Rescue:
@@ -79,7 +78,7 @@ class Rescue:
         # Nova has stopped it; a tree is never taken from under one that runs.
         self._life.halt(container)
         # What a former attempt has left, which may hold the server's own tree.
-        self._settle(container)
+        servers.end_rescue(container)
         nics = self._network.nics(instance, network_info)
         guest_spec = spec.guest_from_nova(
             instance,
@@ -103,7 +102,7 @@ class Rescue:
                 guest.prepare(self._node.executor, place, guest_spec, nics)
             container.swap_in(helper)
             helper.delete()
-            self._life.boot(container, instance, network_info)
+            self._life.boot(container, instance, network_info, rescue=True)
 
     def unrescue(self, instance: Any) -> None:
         """Start a server from its own tree again, as it was left there.
@@ -112,18 +111,11 @@ class Rescue:
         """
         container = servers.find(self._node, instance)
         self._life.halt(container)
-        self._settle(container)
+        servers.end_rescue(container)
         self._life.boot(container, instance, instance.get_network_info())
 
     def settle(self, instance: Any) -> None:
         """Stop a server, and let it have its own tree, whatever was under way."""
         container = servers.find(self._node, instance)
         self._life.halt(container)
-        self._settle(container)
-
-    @staticmethod
-    def _settle(container: OvzContainer) -> None:
-        """Let a stopped container have its own tree, and nothing else be there."""
-        helper = container.helper(servers.rescuer(container.uuid or ""))
-        container.swap_out(helper)
-        helper.delete()
+        servers.end_rescue(container)

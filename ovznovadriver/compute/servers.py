@@ -88,6 +88,16 @@ def rescuer(instance_uuid: str) -> str:
     return str(uuid.uuid5(uuid.UUID(instance_uuid), "rescue"))
 
 
+def end_rescue(container: OvzContainer) -> None:
+    """Let a stopped container have its own tree, and nothing else be there.
+
+    :raises UnsafePath: its own tree is not where a rescue puts it; nothing has changed
+    """
+    helper = container.helper(rescuer(container.uuid or ""))
+    container.swap_out(helper)
+    helper.delete()
+
+
 def settle(instance: Any, vm_state: str, power: Any) -> None:
     """Let Nova know what a server is, and that nothing is under way with it.
 

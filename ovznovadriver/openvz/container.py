@@ -19,6 +19,7 @@ global options, these take from the node that they are given.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 
 from oslo_log import log as logging
@@ -30,6 +31,7 @@ from ovznovadriver.openvz import (
     metadata,
     resources,
     settings,
+    swap,
     vzctl,
     vzlist,
     wiring,
@@ -519,6 +521,11 @@ class OvzContainer(settings.ContainerSettings):
         helper = self.helper(uuid)
         node.vzctl.create(helper.ovz_id, image, config=node.sample, layout=self.layout)
         return helper
+
+    @property
+    def is_swapped(self) -> bool:
+        """Whether it has another's tree, or a swap was interrupted."""
+        return os.path.lexists(swap.note_path(self.node.paths.conf, self.ovz_id))
 
     def swap_in(self, helper: OvzContainer) -> None:
         """Take over another's tree, with this one's own in it; see openvz.swap."""

@@ -39,6 +39,14 @@ PLACE = "instance"
 _NOTE_LIMIT = 4096
 
 
+def note_path(directory: str, ctid: str) -> str:
+    """The file that is there while a container's tree is swapped, or being swapped.
+
+    :param directory: of the configuration files
+    """
+    return os.path.join(directory, f"{tree.checked_ctid(ctid)}.rescue")
+
+
 class _Area:
     """A private area, held open: the directory that holds the root tree.
 
@@ -105,7 +113,7 @@ class _Note:
     """The file that says what is being swapped."""
 
     def __init__(self, directory: str, ctid: str) -> None:
-        self.path = os.path.join(directory, f"{tree.checked_ctid(ctid)}.rescue")
+        self.path = note_path(directory, ctid)
 
     def write(self, other: str, inode: int | None, own: int | None) -> None:
         """Put it down.

@@ -13,6 +13,7 @@
 """A rescue and its end, what is refused, and what fails in the middle."""
 
 import pytest
+from nova.compute import vm_states
 from oslo_utils import secretutils
 
 from nova import exception as nova_exception
@@ -153,6 +154,69 @@ def test_a_server_that_is_not_rescued_is_only_started(
     assert sim.state(ctid) == "running"
     assert has_its_own_tree(sim, ctid)
     assert node.claims.ctids() == [ctid]
+
+
+@pytest.mark.parametrize("before", ["runs", "is stopped"])
+def test_a_hard_reboot_ends_a_rescue_that_nova_does_not_know_of(
+    sim, node, ctid, ask, life, rescuer, nova_server, before
+):
+    ask()
+    sim.fail("vzctl", "stop", rc=96, stderr="no luck\n")
+    with pytest.raises(exception.CommandFailed, match="no luck"):
+        rescuer.unrescue(nova_server)
+    # Nova unrescues it no more.
+    nova_server.vm_state = vm_states.ERROR
+    if before == "is stopped":
+        life.power_off(nova_server)
+
+    life.reboot(nova_server, ports.network_info(), hard=True)
+
+    assert sim.state(ctid) == "running"
+    assert has_its_own_tree(sim, ctid)
+    assert node.claims.ctids() == [ctid]
+
+
+def test_a_server_that_nova_does_not_have_as_rescued_is_started_from_its_own_tree(
+    sim, ctid, ask, life, nova_server
+):
+    ask()
+    life.power_off(nova_server)
+    nova_server.vm_state = vm_states.STOPPED
+
+    life.power_on(nova_server, ports.network_info())
+
+    assert has_its_own_tree(sim, ctid)
+
+
+def test_a_rescued_server_stays_rescued_when_its_host_was_rebooted(
+    sim, ctid, ask, life, nova_server
+):
+    ask()
+    nova_server.vm_state = vm_states.RESCUED
+    sim.reboot()
+
+    life.resume_after_boot(nova_server, ports.network_info())
+
+    assert sim.state(ctid) == "running"
+    assert (sim.tree(ctid) / "instance/etc/mine").exists()
+
+
+def test_where_its_own_tree_is_not_to_be_found_no_other_one_is_started(
+    sim, ctid, ask, life, nova_server
+):
+    ask()
+    tree = sim.tree(ctid)
+    (tree / "instance").rename(tree / "elsewhere")
+    nova_server.vm_state = vm_states.ERROR
+
+    with pytest.raises(exception.UnsafePath, match="put it back there"):
+        life.reboot(nova_server, ports.network_info(), hard=True)
+    assert sim.state(ctid) == "stopped"
+
+    (tree / "elsewhere").rename(tree / "instance")
+    life.reboot(nova_server, ports.network_info(), hard=True)
+
+    assert has_its_own_tree(sim, ctid)
 
 
 def test_a_server_that_is_settled_is_stopped_and_has_its_own_tree(

@@ -216,7 +216,7 @@ def test_a_rescue_that_nova_did_not_hear_of_is_one(
     container = OvzContainer.find(node, uuid=UUID)
     container.stop(fast=True)
     rescued(node, image)
-    life.boot(container, nova_server, ports.network_info())
+    life.boot(container, nova_server, ports.network_info(), rescue=True)
     nova_server.task_state = task_states.RESCUING
 
     start_service(nova_server)
@@ -235,7 +235,7 @@ def test_the_end_of_a_rescue_is_completed(
     container.stop(fast=True)
     rescued(node, image)
     if running:
-        life.boot(container, nova_server, ports.network_info())
+        life.boot(container, nova_server, ports.network_info(), rescue=True)
     nova_server.vm_state, nova_server.task_state = (
         vm_states.RESCUED,
         task_states.UNRESCUING,
