@@ -204,6 +204,10 @@ class ContainerNotFound(OvzError):
     """vzlist worked, and the container is not there."""
 
 
+class MayRun(OvzError):
+    """A container that is to go runs still, or nobody knows whether it does."""
+
+
 class ClaimError(OvzError):
     """A CTID cannot be claimed, or its claim is not ours."""
 

@@ -43,6 +43,9 @@ def translate(error: exception.OvzError) -> nova_exception.NovaException:
     if isinstance(error, (exception.NetworkUnsupported, exception.InvalidValue)):
         # A request that no host could serve: Nova gives it up, with this text.
         return nova_exception.InvalidInput(reason=str(error))
+    if isinstance(error, exception.MayRun):
+        # After any other failure to remove a server Nova gives its addresses away.
+        return nova_exception.InstancePowerOffFailure(reason=str(error))
     return OpenVZError(str(error))
 
 

@@ -271,17 +271,21 @@ class Lifecycle:
             asks for that when it makes the server anew in another cell
         :param destroy_vifs: False leaves the ports plugged
         :param keep_incoming: leave what has come of it from another host
+        :raises MayRun: it cannot be stopped, or seen; nothing has been removed
         :raises CleanupFailed: with what could not be removed; the rest is gone
         """
-        container = OvzContainer.find_remains(self._node, instance.uuid)
         steps: list[tuple[str, Callable[[], None]]] = []
         forgotten: list[str] = []
-        if container is None:
-            LOG.info("There is no container to remove", instance=instance)
-        else:
-            forgotten = _forgotten(container, network_info)
-            # Nothing is taken from under a container that still runs.
-            self._kill(container)
+        try:
+            container = OvzContainer.find_remains(self._node, instance.uuid)
+            if container is None:
+                LOG.info("There is no container to remove", instance=instance)
+            else:
+                forgotten = _forgotten(container, network_info)
+                # Nothing is taken from under a container that still runs.
+                self._kill(container)
+        except exception.OvzError as error:
+            raise exception.MayRun(str(error)) from error
         # Before the container: by it Nova knows of what was interrupted.
         if destroy_vifs:
             steps.append(
@@ -469,27 +473,35 @@ class Lifecycle:
     def suspend(self, instance: Any) -> None:
         """Write a server's memory to disk and stop it.
 
-        :raises InstanceSuspendFailure: vzctl cannot; the server runs on
+        :raises InstanceFaultRollback: vzctl cannot; the server runs on
+        :raises InstanceSuspendFailure: vzctl failed, and it does not run
         """
+        container = self._find(instance)
         try:
-            self._find(instance).suspend()
+            container.suspend()
         except exception.CommandFailed as error:
-            raise nova_exception.InstanceSuspendFailure(reason=str(error)) from error
+            failure = nova_exception.InstanceSuspendFailure(reason=str(error))
+            _refuse_change(container, State.RUNNING, failure)
+            raise failure from error
 
     def resume(self, instance: Any, network_info: Any) -> None:
         """Start a suspended server from what was written; one that runs stays so.
 
-        :raises InstanceResumeFailure: vzctl cannot
+        :raises InstanceFaultRollback: it cannot, and is suspended still
+        :raises InstanceResumeFailure: it cannot, and is not
         """
         container = self._find(instance)
         if container.state is State.RUNNING:
             return
-        ends = self._ends(instance, network_info)
-        self._network.plug(instance, network_info)
         try:
+            ends = self._ends(instance, network_info)
+            self._network.plug(instance, network_info)
             container.resume(ends)
-        except exception.CommandFailed as error:
-            raise nova_exception.InstanceResumeFailure(reason=str(error)) from error
+        except (exception.OvzError, nova_exception.NovaException) as error:
+            failure = nova_exception.InstanceResumeFailure(reason=str(error))
+            # In ERROR nobody could resume it any more: its memory would be lost.
+            _refuse_change(container, State.SUSPENDED, failure)
+            raise failure from error
 
     def resume_after_boot(self, instance: Any, network_info: Any) -> None:
         """Bring back what ran before the host was rebooted."""
@@ -523,6 +535,17 @@ class Lifecycle:
     def set_admin_password(self, instance: Any, password: str) -> None:
         """Set root's password in a running server."""
         self._find(instance).set_password("root", password)
+
+
+def _refuse_change(
+    container: OvzContainer, before: State, failure: nova_exception.NovaException
+) -> None:
+    """Have Nova take a server for what it was before, where that is so.
+
+    :raises InstanceFaultRollback: it is; a failure of any other kind means ERROR
+    """
+    if container.refresh() is before:
+        raise nova_exception.InstanceFaultRollback(failure) from failure
 
 
 def _forgotten(container: OvzContainer, network_info: Any) -> list[str]:

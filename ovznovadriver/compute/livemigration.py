@@ -261,6 +261,7 @@ class LiveMigrations:
                 )
             # A move that comes to nothing would take its mark away.
             container.refuse_leaving()
+            container.refuse_swapped()
             if container.refresh() is not State.RUNNING:
                 raise exception.TransferError(
                     f"container {container.ovz_id} is {container.state.value}, and only"

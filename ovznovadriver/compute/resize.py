@@ -63,6 +63,7 @@ class Resizes:
         try:
             # What is frozen here may be the only one there is, or run elsewhere.
             container.refuse_leaving()
+            container.refuse_swapped()
             found = servers.limits(self._node, flavor)
             self._check_sample(container, instance.flavor, flavor)
         except (

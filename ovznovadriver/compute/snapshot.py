@@ -47,6 +47,7 @@ from typing import Any
 import nova.conf
 from nova.compute import task_states
 from nova.image import glance
+from oslo_concurrency import lockutils
 from oslo_log import log as logging
 
 from nova import exception as nova_exception
@@ -280,11 +281,12 @@ class _Packing(threading.Thread):
         try:
             self._container.pause()
         except exception.CommandFailed as error:
-            if isinstance(error, exception.CommandTimedOut):
-                # It may be frozen; where it is not, this fails.
-                with contextlib.suppress(exception.CommandFailed):
-                    self._container.unpause()
-            mark.unlink()
+            # After any other failure than of time it is not frozen.
+            if (
+                not isinstance(error, exception.CommandTimedOut)
+                or self._container.refresh() is not State.PAUSED
+            ):
+                mark.unlink()
             if not isinstance(error, exception.ContainerNotRunning):
                 raise
             # It has stopped by itself: nothing in it changes any more.
@@ -407,8 +409,8 @@ class Snapshots:
         :param update_task_state: Nova's, see ComputeDriver.snapshot
         :raises InstanceNotRunning: there is no such server (Nova's name for it)
         :raises ImageNotFound: the image was deleted meanwhile
-        :raises OvzError: the container could not be packed; it is in the state that
-            it was in
+        :raises OvzError: the container could not be packed, or has not its own tree;
+            it is in the state that it was in
         """
         try:
             container = servers.find(self._node, instance)
@@ -423,6 +425,7 @@ class Snapshots:
             expected_state=task_states.IMAGE_PENDING_UPLOAD,
         )
         try:
+            container.refuse_swapped()
             self._upload(context, instance, container, image_id, metadata)
         except Exception:
             # Nova does it after a snapshot, not after a shelving that failed. With
@@ -444,7 +447,7 @@ class Snapshots:
         used_kb = container.info.diskspace_kb or instance.flavor.root_gb << 20
         total = used_kb << 10
         with contextlib.ExitStack() as stack:
-            place = stack.enter_context(self._place(instance.uuid))
+            place = stack.enter_context(self._place(container))
             packing: _Packing | None = None
 
             def failure() -> Exception | None:
@@ -498,23 +501,51 @@ class Snapshots:
             raise error
 
     @contextlib.contextmanager
-    def _place(self, uuid: str) -> Iterator[pathlib.Path]:
-        """The directory of a server's snapshot; Nova takes but one at a time."""
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        place = self._directory / uuid
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir(mode=0o700)
-        try:
+    def _place(self, container: OvzContainer) -> Iterator[pathlib.Path]:
+        """The directory of a server's snapshot.
+
+        :raises OvzError: another one of it is under way, or it is frozen since one
+        """
+        uuid = str(container.uuid)
+        with contextlib.ExitStack() as stack:
+            _be_alone(stack, uuid)
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            place = self._directory / uuid
+            if (place / "frozen").exists():
+                clear(self._node, place)
+                container.refresh()
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir(mode=0o700)
+            stack.callback(self._leave, place)
             ctid.Owner.this_process(uuid, self._node.host).write(place / "owner")
             (place / "spool").touch(mode=0o600)
             yield place
-        finally:
-            for name in ("first", "spool", "second"):
-                (place / name).unlink(missing_ok=True)
-            # One that could not be unfrozen is tried again when the service starts.
-            if not (place / "frozen").exists():
-                (place / "owner").unlink(missing_ok=True)
-                place.rmdir()
+
+    @staticmethod
+    def _leave(place: pathlib.Path) -> None:
+        for name in ("first", "spool", "second"):
+            (place / name).unlink(missing_ok=True)
+        # One that could not be unfrozen is tried again, at the latest when the
+        # service starts.
+        if not (place / "frozen").exists():
+            (place / "owner").unlink(missing_ok=True)
+            place.rmdir()
+
+
+def _be_alone(stack: contextlib.ExitStack, uuid: str) -> None:
+    """Take no other snapshot of a server until the stack is closed.
+
+    Nova itself asks for one at a time, but where its task has been reset meanwhile.
+
+    :raises OvzError: one is being taken
+    """
+    try:
+        stack.enter_context(lockutils.lock(f"ovz-snapshot-{uuid}", blocking=False))
+    except lockutils.AcquireLockFailedException as error:
+        raise exception.OvzError(
+            "another snapshot of it is still being taken: wait for it, or start"
+            " nova-compute anew"
+        ) from error
 
 
 def _limit(instance: Any) -> int:

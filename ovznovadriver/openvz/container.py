@@ -364,12 +364,15 @@ class OvzContainer(settings.ContainerSettings):
         self._info = None
 
     def pause(self) -> None:
-        """Freeze it in memory."""
+        """Freeze it in memory; where that takes too long, it runs on."""
         paused = self.node.claims.is_paused(self.ovz_id)
         # Before: were this process killed in between, nobody would know of it.
         self._note_paused(True)
         try:
             self.node.vzctl.pause(self.ovz_id)
+        except exception.CommandTimedOut:
+            self._run_on()
+            raise
         except exception.CommandFailed:
             self._note_paused(paused)
             raise
@@ -395,9 +398,31 @@ class OvzContainer(settings.ContainerSettings):
             self._note_paused(False)
 
     def suspend(self) -> None:
-        """Write its memory to disk and stop it."""
-        self.node.vzctl.suspend(self.ovz_id)
+        """Write its memory to disk and stop it; where that fails, it runs on."""
         self._info = None
+        try:
+            self.node.vzctl.suspend(self.ovz_id)
+        except exception.CommandTimedOut:
+            self._run_on()
+            raise
+
+    def _run_on(self) -> None:
+        """Undo what a vzctl has begun that was killed as it froze the container.
+
+        vzctl's own errors it undoes itself (vz_chkpnt and real_chkpnt of vzctl 4's
+        hooks_vz.c).
+        """
+        try:
+            if self.refresh() in (vzlist.State.RUNNING, vzlist.State.PAUSED):
+                self.thaw()
+                # A start by itself would go on from half a dump.
+                self.discard_dump()
+        except exception.OvzError as error:
+            LOG.error(
+                "Container %(ctid)s may be frozen, and cannot be made to run on:"
+                " %(error)s",
+                {"ctid": self.ovz_id, "error": error},
+            )
 
     def resume(self, ends: Sequence[hostends.HostEnd] = ()) -> None:
         """Start it from what :meth:`suspend` wrote; otherwise as :meth:`start`.
@@ -526,6 +551,19 @@ class OvzContainer(settings.ContainerSettings):
     def is_swapped(self) -> bool:
         """Whether it has another's tree, or a swap was interrupted."""
         return os.path.lexists(swap.note_path(self.node.paths.conf, self.ovz_id))
+
+    def refuse_swapped(self) -> None:
+        """Refuse to take for its tree the one that rescues it, with its own inside.
+
+        Nova asks for that where somebody has reset the state of a rescued server.
+
+        :raises TransferError: it has that one
+        """
+        if self.is_swapped:
+            raise exception.TransferError(
+                f"container {self.ovz_id} has the tree that rescues it: reboot the"
+                " server hard, and it has its own again"
+            )
 
     def swap_in(self, helper: OvzContainer) -> None:
         """Take over another's tree, with this one's own in it; see openvz.swap."""

@@ -80,6 +80,23 @@ class PowerTests:
             assert found["status"] == "ACTIVE", action
             assert self._state_on_node(server) == "running", action
 
+    def test_a_server_that_cannot_be_suspended_or_resumed_stays_what_it_is(
+        self,
+    ) -> None:
+        # Two, as Nova takes a task away for some time after it failed.
+        runs = self.boot("web-1", networks="none")
+        sleeps = self.boot("web-2", networks="none")
+        self.act(sleeps, "suspend")
+
+        self.node.fail("vzctl", "suspend", rc=16, stderr="no checkpoint")
+        assert self.act(runs, "suspend")["status"] == "ACTIVE"
+        assert self._state_on_node(runs) == "running"
+
+        self.node.fail("vzctl", "resume", rc=17, stderr="no restore")
+        # In ERROR it could not be resumed any more, and its memory would be lost.
+        assert self.act(sleeps, "resume")["status"] == "SUSPENDED"
+        assert self._state_on_node(sleeps) == "suspended"
+
     @pytest.mark.slow
     def test_a_server_that_does_not_stop_in_time_is_stopped_all_the_same(self) -> None:
         self.flags(shutdown_timeout=1)

@@ -128,6 +128,29 @@ class TestRescueWithVzctl4(RescueTests, shared.SharedCloudTest):
 
         assert (tree / "elsewhere/sbin/init").exists()
         assert "put it back there" in self.fault(server)
+        self.settle(server)
+        # Nova does not unrescue it any more.
+        found = self.act(server, "reboot", {"type": "HARD"})
+        assert found["status"] == "ERROR"
+        (tree / "elsewhere").rename(tree / "instance")
+        found = self.act(server, "reboot", {"type": "HARD"})
+        assert found["status"] == "ACTIVE"
+        assert not (self.tree(server) / "instance").exists()
+
+    @pytest.mark.slow
+    def test_what_rescues_a_server_does_not_become_its_image(self) -> None:
+        server = self.boot("web-1")
+        self._rescue(server)
+        self.api.post_server_action(
+            server["id"], {"os-resetState": {"state": "active"}}
+        )
+        images = set(self.glance.images)
+
+        self.act(server, "createImage", {"name": "image"})
+
+        self.wait_until("the image to go", lambda: set(self.glance.images) == images)
+        self.act(server, "reboot", {"type": "HARD"})
+        assert not (self.tree(server) / "instance").exists()
 
 
 class TestRescueWithVzctl9(RescueTests, shared.SharedCloudTest):

@@ -30,7 +30,7 @@ from ovznovadriver import exception
 from ovznovadriver.compute import snapshot
 from ovznovadriver.openvz import privileged
 from ovznovadriver.openvz.container import OvzContainer
-from tests import trees
+from tests import support, trees
 from tests.functional import base, diskimages, twohosts
 from tests.functional import fixtures as cloud_fixtures
 
@@ -324,6 +324,23 @@ class SnapshotTests(_Snapshots):
         self._assert_unharmed(server)
 
     @pytest.mark.slow
+    def test_a_freeze_that_takes_too_long_and_stays_is_remembered(self) -> None:
+        server = self.boot("web-1", networks="none")
+        freeze, unfreeze, nth = (
+            ("chkpnt", "chkpnt", 2) if self.FAMILY == "4" else ("pause", "resume", 1)
+        )
+        with pytest.MonkeyPatch.context() as patch:
+            support.end_what_hangs(self.node, patch)
+            self.node.hang("vzctl", freeze, when="after")
+            self.node.hang("vzctl", unfreeze, nth=nth)
+            self._create_image(server, fails=True)
+        assert self._state_on_node(server) == "paused"
+
+        self.restart_compute("compute1")
+
+        self._assert_unharmed(server)
+
+    @pytest.mark.slow
     def test_a_server_deleted_meanwhile_leaves_no_image(self) -> None:
         server = self.boot("web-1", networks="none")
         images = set(self.glance.images)
@@ -342,6 +359,45 @@ class SnapshotTests(_Snapshots):
         self.wait_until("the image to go", lambda: set(self.glance.images) == images)
         self.wait_until("the thread to end", lambda: not self._threads())
         assert self.left_on(self.node) == []
+
+    def test_a_second_one_meanwhile_is_refused_and_does_no_harm(self) -> None:
+        """As after somebody has reset the state of a server, in the middle of one."""
+        server = self.boot("web-1", networks="none")
+        other = self.glance.add_image(b"")
+        refused: list[str] = []
+
+        def again() -> None:
+            if refused:
+                return
+            refused.append("not")
+            try:
+                self.driver().snapshot(
+                    self.cell_context(),
+                    self.instance(server),
+                    other,
+                    lambda **_states: None,
+                )
+            except nova_exception.NovaException as error:
+                refused.append(str(error))
+
+        self._around("pack_tree", again)
+        image = self._create_image(server)
+
+        assert "still being taken" in refused[-1]
+        self.boot("web-2", networks="none", image_id=image)
+        self._assert_unharmed(server)
+
+    @pytest.mark.slow
+    def test_a_server_that_was_left_frozen_runs_on_with_the_next_one(self) -> None:
+        server = self.boot("web-1", networks="none")
+        subcommand, nth = ("chkpnt", 2) if self.FAMILY == "4" else ("resume", 1)
+        self.node.fail("vzctl", subcommand, nth=nth, rc=17, stderr="no way back")
+        self._create_image(server, fails=True)
+        assert self._state_on_node(server) == "paused"
+
+        self._create_image(server)
+
+        self._assert_unharmed(server)
 
     def test_a_server_left_frozen_by_a_dead_service_runs_on(self) -> None:
         server = self.boot("web-1", networks="none")

@@ -217,6 +217,16 @@ def test_a_server_in_a_disk_image_is_refused_where_the_other_host_has_none(
         leave()
 
 
+def test_the_tree_that_rescues_a_server_does_not_go_in_its_place(sim, boot, leave):
+    """Nobody would know on the other host that its own is inside."""
+    ctid = boot()
+    (sim.conf_dir / f"{ctid}.rescue").touch()
+
+    with pytest.raises(nova_exception.InstanceFaultRollback, match="that rescues it"):
+        leave()
+    assert sim.state(ctid) == "running"
+
+
 def test_a_node_cannot_hold_a_server_twice_under_its_uuid(boot, leave, way, node, sim):
     way.shared = True
     ctid = boot()

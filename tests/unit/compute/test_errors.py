@@ -31,6 +31,8 @@ from ovznovadriver.compute import errors
         (exception.ContainerNotFound("it is gone"), errors.OpenVZError),
         (exception.CleanupFailed("left-overs", ["a: b"]), errors.OpenVZError),
         (exception.PrivilegeError("no way to root"), errors.OpenVZError),
+        # By this one Nova knows that addresses may still be in use.
+        (exception.MayRun("vzctl stop"), nova_exception.InstancePowerOffFailure),
         (exception.OvzError("something"), errors.OpenVZError),
     ],
 )

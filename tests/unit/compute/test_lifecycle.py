@@ -411,9 +411,22 @@ def test_nothing_is_taken_from_under_a_server_that_cannot_be_stopped(
     sim.fail("vzctl", "stop", rc=96)
     quiet()
 
-    with pytest.raises(exception.CommandFailed):
+    with pytest.raises(exception.MayRun, match="vzctl stop"):
         life.destroy(instance, ports.network_info())
     assert journal() == ["stop"]
+    assert sim.state(ctid) == "running"
+
+
+def test_a_server_that_cannot_be_seen_may_run(
+    sim, life, boot, instance, journal, quiet
+):
+    ctid = boot()
+    sim.fail("vzlist", rc=1, stderr="no /dev/vzctl\n")
+    quiet()
+
+    with pytest.raises(exception.MayRun, match="no /dev/vzctl"):
+        life.destroy(instance, ports.network_info())
+    assert journal() == []
     assert sim.state(ctid) == "running"
 
 

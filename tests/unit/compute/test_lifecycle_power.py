@@ -255,9 +255,24 @@ def test_a_suspend_that_fails_leaves_a_server_that_runs(sim, life, boot, instanc
     ctid = boot()
     sim.fail("vzctl", "suspend", rc=16, stderr="no checkpoint\n")
 
+    with pytest.raises(nova_exception.InstanceFaultRollback) as raised:
+        life.suspend(instance)
+
+    inner = raised.value.inner_exception
+    assert isinstance(inner, nova_exception.InstanceSuspendFailure)
+    assert "no checkpoint" in str(inner)
+    assert sim.state(ctid) == "running"
+
+
+def test_a_suspend_that_fails_late_is_a_failure_of_a_server_that_does_not_run(
+    sim, life, boot, instance
+):
+    ctid = boot()
+    sim.fail("vzctl", "suspend", rc=16, stderr="no checkpoint\n", when="after")
+
     with pytest.raises(nova_exception.InstanceSuspendFailure, match="no checkpoint"):
         life.suspend(instance)
-    assert sim.state(ctid) == "running"
+    assert sim.state(ctid) == "suspended"
 
 
 def test_a_resume_plugs_the_ports_and_may_fail(
@@ -267,8 +282,11 @@ def test_a_resume_plugs_the_ports_and_may_fail(
     life.suspend(instance)
     sim.fail("vzctl", "resume", rc=17, stderr="no restore\n")
     quiet()
-    with pytest.raises(nova_exception.InstanceResumeFailure, match="no restore"):
+    with pytest.raises(nova_exception.InstanceFaultRollback) as raised:
         life.resume(instance, ports.network_info())
+    inner = raised.value.inner_exception
+    assert isinstance(inner, nova_exception.InstanceResumeFailure)
+    assert "no restore" in str(inner)
 
     life.resume(instance, ports.network_info())
 
@@ -276,12 +294,26 @@ def test_a_resume_plugs_the_ports_and_may_fail(
     assert sim.state(ctid) == "running"
 
 
+def test_a_resume_without_its_ports_loses_no_memory(sim, life, boot, instance, ovs):
+    ctid = boot()
+    life.suspend(instance)
+    ovs.failing.update(ports.PORTS)
+
+    with pytest.raises(nova_exception.InstanceFaultRollback) as raised:
+        life.resume(instance, ports.network_info())
+
+    inner = raised.value.inner_exception
+    assert isinstance(inner, nova_exception.NovaException)
+    assert "no ovsdb" in str(inner)
+    assert sim.state(ctid) == "suspended"
+
+
 def test_a_resume_that_cannot_be_connected_loses_no_memory(sim, life, boot, instance):
     ctid = boot()
     life.suspend(instance)
     sim.fail("ip", rc=2, stderr="no memory\n")
 
-    with pytest.raises(exception.OvzError, match="no memory"):
+    with pytest.raises(nova_exception.InstanceFaultRollback, match="no memory"):
         life.resume(instance, ports.network_info())
 
     assert sim.state(ctid) == "suspended"
@@ -297,7 +329,7 @@ def test_a_resume_that_cannot_be_undone_leaves_a_stopped_server(
     sim.fail("ip", rc=2, stderr="no memory\n")
     sim.fail("vzctl", "suspend", rc=16, stderr="no checkpoint\n")
 
-    with pytest.raises(exception.OvzError, match="no memory"):
+    with pytest.raises(nova_exception.InstanceResumeFailure, match="no memory"):
         life.resume(instance, ports.network_info())
 
     assert sim.state(ctid) == "stopped"
@@ -383,7 +415,6 @@ def test_a_failing_vzlist_is_no_missing_server(sim, life, boot, instance):
         lambda: life.get_info(instance, use_cache=False),
         lambda: life.exists(instance),
         lambda: life.power_off(instance),
-        lambda: life.destroy(instance, ports.network_info()),
     ):
         sim.fail("vzlist", rc=1, stderr="Unable to read\n")
         with pytest.raises(exception.CommandFailed):

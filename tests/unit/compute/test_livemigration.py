@@ -182,6 +182,17 @@ def test_what_may_run_on_another_host_does_not_go_to_a_third(
         source.check_source(server, {}, data)
 
 
+def test_the_tree_that_rescues_a_server_does_not_go_in_its_place(
+    server, source, target, sim
+):
+    """Nobody would know on the other host that its own is inside."""
+    data = target.check_destination(server, ADDRESS, None)
+    (sim.conf_dir / "101.rescue").touch()
+
+    with pytest.raises(REFUSED, match="the tree that rescues it"):
+        source.check_source(server, {}, data)
+
+
 def test_hosts_that_share_their_private_areas_are_refused(server, source, target, node):
     # vzmigrate would copy a tree onto itself, and remove it when that fails.
     data = target.check_destination(server, ADDRESS, None)

@@ -176,11 +176,15 @@ def test_a_hard_reboot_ends_a_rescue_that_nova_does_not_know_of(
     assert node.claims.ctids() == [ctid]
 
 
+@pytest.mark.parametrize("before", ["stopped", "mounted"])
 def test_a_server_that_nova_does_not_have_as_rescued_is_started_from_its_own_tree(
-    sim, ctid, ask, life, nova_server
+    sim, ctid, ask, life, nova_server, before
 ):
     ask()
-    life.power_off(nova_server)
+    if before == "stopped":
+        life.power_off(nova_server)
+    else:
+        sim.halt(ctid)
     nova_server.vm_state = vm_states.STOPPED
 
     life.power_on(nova_server, ports.network_info())

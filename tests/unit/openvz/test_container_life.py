@@ -153,6 +153,56 @@ def test_a_day_of_a_container(sim, node, image):
     assert container.refresh() is State.STOPPED
 
 
+def test_a_pause_that_takes_too_long_leaves_nothing_frozen(
+    sim, node, image, monkeypatch
+):
+    container = support.create(node, image)
+    container.start()
+    sim.hang("vzctl", "chkpnt" if sim.family == "4" else "pause", when="after")
+    support.end_what_hangs(sim, monkeypatch)
+
+    with pytest.raises(exception.CommandTimedOut):
+        container.pause()
+
+    assert sim.state(container.ovz_id) == "running"
+    assert container.refresh() is State.RUNNING
+
+
+def test_a_suspend_that_takes_too_long_leaves_nothing_frozen_and_no_dump(
+    sim4, node4, image4, monkeypatch
+):
+    container = support.create(node4, image4)
+    container.start()
+    # As a vzctl does that is killed while it writes.
+    sim4.run("vzctl", "chkpnt", "101", "--suspend")
+    half = sim4.dump_dir / "Dump.101"
+    half.write_text("half")
+    sim4.hang("vzctl", "suspend")
+    support.end_what_hangs(sim4, monkeypatch)
+
+    with pytest.raises(exception.CommandTimedOut):
+        container.suspend()
+
+    assert sim4.state("101") == "running"
+    assert not half.exists()
+
+
+def test_a_suspend_that_was_done_when_its_time_was_over_keeps_the_memory(
+    sim, node, image, monkeypatch
+):
+    container = support.create(node, image)
+    container.start()
+    sim.hang("vzctl", "suspend", when="after")
+    support.end_what_hangs(sim, monkeypatch)
+
+    with pytest.raises(exception.CommandTimedOut):
+        container.suspend()
+
+    assert sim.state(container.ovz_id) == "suspended"
+    container.resume()
+    assert sim.state(container.ovz_id) == "running"
+
+
 def test_a_host_end_that_is_there_already_stops_the_start(sim4, node4, image4):
     container = support.create(node4, image4, configure=support.with_interfaces)
     sim4.add_nic("tap1")
