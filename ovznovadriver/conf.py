@@ -453,7 +453,9 @@ _MIGRATION = [
         max=_LONGEST,
         help="How long vzmigrate may take for a live migration, in seconds; then it is "
         "ended. Ended in the moment when the server is frozen, it leaves a server that "
-        "an operator must look after: let it be far more than one ever takes.",
+        "an operator must look after: let it be far more than one ever takes. Where "
+        "servers change hands on a shared disk, how long their memory may take to be "
+        "copied.",
     ),
     cfg.StrOpt(
         "migration_receiver",

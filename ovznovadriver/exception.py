@@ -276,5 +276,9 @@ class TransferError(OvzError):
     """
 
 
+class ContainerTaken(TransferError):
+    """A container that was handed over is another host's."""
+
+
 class PeerFull(TransferError, DiskFull):
     """The other host has no room for the tree."""

@@ -33,7 +33,14 @@ from oslo_log import log as logging
 
 from nova import objects
 from ovznovadriver import exception
-from ovznovadriver.compute import emptytemplate, lifecycle, network, servers, undo
+from ovznovadriver.compute import (
+    emptytemplate,
+    handover,
+    lifecycle,
+    network,
+    servers,
+    undo,
+)
 from ovznovadriver.openvz import ctid
 from ovznovadriver.openvz import node as ovz_node
 from ovznovadriver.openvz.container import OvzContainer
@@ -81,6 +88,7 @@ class Evacuations:
         if instance.host in (None, node.host):
             return None
         there = self._places()
+        self._refuse_handed(instance)
         self._refuse_lent(instance, there)
         for number in self._made(instance):
             if number in there:
@@ -122,6 +130,17 @@ class Evacuations:
                 f" {self._node.paths.private}/{number}, by an evacuation that was"
                 " interrupted: it gives them back when nova-compute starts there;"
                 " see 'Evacuation' in the driver's documentation of migration"
+            )
+
+    def _refuse_handed(self, instance: Any) -> None:
+        """Refuse a server that was moving as it ran when its host was lost."""
+        number = handover.Handover(self._node).awaits(instance.uuid)
+        if number is not None:
+            raise exception.TransferError(
+                f"its files and its memory are in {self._node.paths.private}/"
+                f"{handover.PREFIX}{number}, or taken by the host that it was moving"
+                " to: see 'When a change of hands is interrupted' in the driver's"
+                " documentation of migration"
             )
 
     def _refuse_lent(self, instance: Any, there: set[str]) -> None:

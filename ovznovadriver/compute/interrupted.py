@@ -156,7 +156,7 @@ class Moves:
 
     def complete_arrival(self, instance: Any) -> str | None:
         """Make the container of a server that has come as it ran this host's own."""
-        came = [
+        came = self._live.is_handed_over(instance) or [
             ctid
             for ctid in filter(self._has_come, self._scene.abandoned)
             if self._scene.uuid(ctid) == instance.uuid and ctid in self._scene.infos
@@ -180,11 +180,15 @@ class Moves:
         if not moves:
             return None
         move = max(moves, key=lambda move: int(move.id))
+        if self._live.is_handed_over(instance):
+            return self._end_handover(instance, move)
         if not self._is_configured(instance.uuid):
             return self._follow(instance, move)
         if not container.ovz_id:
             # It is hidden.
             return None
+        if container.refresh() is State.SUSPENDED:
+            return self._resume(instance, move)
         if container.ovz_id not in self._scene.seen["sent"]:
             if not self._has_stopped_leaving(instance, container):
                 return self.end_live_move(instance, container)
@@ -197,6 +201,21 @@ class Moves:
             " left alone, in ERROR: see 'When it fails half-way' in the driver's"
             " documentation of migration"
         )
+
+    def _end_handover(self, instance: Any, move: Any) -> str:
+        """See to a server that was changing hands."""
+        try:
+            self._live.take(instance)
+        except exception.ContainerTaken:
+            return self._follow(instance, move)
+        return self._resume(instance, move)
+
+    def _resume(self, instance: Any, move: Any) -> str:
+        """Let a server run on here that was suspended in order to leave."""
+        if self._live.stay(instance):
+            return self._recall(instance, move)
+        self._live.settle_suspended(instance)
+        return "it was leaving, is here, and could not be resumed: it stays suspended"
 
     def _has_stopped_leaving(self, instance: Any, container: OvzContainer) -> bool:
         """End the vzmigrate of a server that goes, where one is still at it.
@@ -225,6 +244,10 @@ class Moves:
         if not self._scene.holder(container.ovz_id):
             # What vzmigrate has frozen looks like what runs.
             container.thaw()
+        return self._recall(instance, move)
+
+    def _recall(self, instance: Any, move: Any) -> str:
+        """Have Nova remove on the other host what was made for a server that stays."""
         rpcapi.ComputeAPI().rollback_live_migration_at_destination(
             self._context, instance, move.dest_compute, True, None
         )

@@ -16,6 +16,11 @@ The hosts tell each other what they are by what Nova carries between them; root'
 which vzmigrate uses, is all that they need besides. The container keeps its CTID. It
 bears the tag of the host that it comes from until Nova says that it has arrived, and is
 nobody's server in between: only the claim of its CTID says whose it is on the new host.
+
+Where both hosts have their private areas in one place, vzmigrate only judges whether
+the container can go: it would copy the tree onto itself, and when it fails late it
+removes what is mounted on the other host (undo_root of bin/vzmigrate.in, vzctl 4.9.4).
+There the container is suspended, and changes hands with its memory: see handover.
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from nova.compute import power_state, vm_states
 from nova.compute import utils as compute_utils
 from nova.network import model
 from nova.objects import migrate_data as migrate_data_obj
@@ -35,7 +41,7 @@ from oslo_log import log as logging
 from nova import exception as nova_exception
 from nova.virt import driver as nova_driver
 from ovznovadriver import exception
-from ovznovadriver.compute import lifecycle, network, progress, servers
+from ovznovadriver.compute import handover, lifecycle, network, progress, servers
 from ovznovadriver.openvz import ctid, moving, transfer, wiring
 from ovznovadriver.openvz import node as ovz_node
 from ovznovadriver.openvz.container import OvzContainer, OvzContainers
@@ -45,6 +51,9 @@ LOG = logging.getLogger(__name__)
 
 #: The version of what the hosts tell each other.
 VERSION = 1
+#: How servers change hands where the private areas are shared; a host that does not
+#: tell this knows no way.
+HANDOVER = 1
 
 #: Seconds between two looks at how far a move is.
 PROGRESS_INTERVAL = 5.0
@@ -118,6 +127,7 @@ class LiveMigrations:
         self._node = node
         self._life = life
         self._network = network
+        self._handover = handover.Handover(node)
         self._courses: dict[str, _Course] = {}
 
     # -- before, on the destination ---------------------------------------------------
@@ -133,18 +143,17 @@ class LiveMigrations:
         """
         with _Refusing():
             self._refuse_family()
-            if block_migration is False:
-                raise exception.TransferError(
-                    "a live migration brings the server's files along: ask for it with"
-                    " block_migration 'auto' or True"
-                )
             self._refuse_copy(instance)
             proof = self._node.executor.call(
                 "plant_proof", dirs=self._areas(), host=self._node.host
             )
         return migrate_data_obj.LibvirtLiveMigrateData(
             filename=proof,
-            image_type=_tell(facts=transfer.local_facts(self._node).as_dict()),
+            image_type=_tell(
+                facts=transfer.local_facts(self._node).as_dict(),
+                handover=HANDOVER,
+                block=block_migration,
+            ),
             target_connect_addr=address,
             # As every driver must say; there is no list of disks to be made.
             is_shared_instance_path=False,
@@ -159,18 +168,45 @@ class LiveMigrations:
         )
 
     def check_number(self, instance: Any, migrate_data: Any) -> Any:
-        """See that the CTID of a server that is to come is free here.
+        """See that the CTID of a server that is to come is free here, or its own.
 
         :returns: migrate_data, as it is
         :raises MigrationPreCheckError: it is not
         """
         with _Refusing():
-            number = _told(migrate_data, "ctid")["ctid"]
+            told = _told(migrate_data, "ctid")
+            number = told["ctid"]
+            if _is_shared(told):
+                self._refuse_remains(instance)
+                self._check_claim(instance, number)
+                return migrate_data
             stale = OvzContainer.find_remains(self._node, instance.uuid)
             free = stale is not None and stale.ovz_id == number
             if not free and number in OvzContainers.ctid_in_use(self._node):
                 raise exception.ClaimError(_taken(number, self._node.host))
         return migrate_data
+
+    def _check_claim(self, instance: Any, number: str) -> None:
+        """See that the claim of the other host is seen here."""
+        if number not in self._node.claims.find(instance.uuid, instance.host):
+            raise exception.TransferError(
+                f"host {self._node.host} has its private areas where host"
+                f" {instance.host} has them, but not its claims of CTIDs: put"
+                " [openvz]lock_dir of both on that disk, too"
+            )
+
+    def _refuse_remains(self, instance: Any) -> None:
+        """Refuse a server of which there is anything here but its files.
+
+        To remove that would remove them.
+        """
+        there = OvzContainer.find_remains(self._node, instance.uuid)
+        if there is not None:
+            raise exception.TransferError(
+                f"host {self._node.host} has a configuration of container"
+                f" {there.ovz_id} of this server: see whether it runs there; if it does"
+                f" not, remove {self._node.paths.conf}/{there.ovz_id}.conf"
+            )
 
     def prepare(self, instance: Any, network_info: Any, migrate_data: Any) -> Any:
         """Claim the CTID, and have the ports ready.
@@ -180,8 +216,11 @@ class LiveMigrations:
         :raises OvzError: it cannot come. Nova then calls :meth:`roll_back`.
         """
         told = _told(migrate_data, "ctid", "ends")
+        shared = _is_shared(told)
         self._refuse_copy(instance)
-        if OvzContainer.find_remains(self._node, instance.uuid) is not None:
+        if shared:
+            self._refuse_remains(instance)
+        elif OvzContainer.find_remains(self._node, instance.uuid) is not None:
             LOG.warning("Removing what an earlier stay has left", instance=instance)
             self._life.destroy(instance, None, destroy_vifs=False, keep_incoming=True)
         coming = _vifs_here(network_info, migrate_data)
@@ -191,7 +230,8 @@ class LiveMigrations:
                 f"the server's host ends are {', '.join(told['ends'])}, and its ports"
                 " would have others here"
             )
-        self._claim(instance, told["ctid"])
+        if not shared:
+            self._claim(instance, told["ctid"])
         ends = network.host_ends(nics, servers.limits(self._node, instance.flavor))
         wiring.Wiring(self._node, told["ctid"]).refuse_taken(ends)
         self._network.plug(instance, coming)
@@ -215,7 +255,8 @@ class LiveMigrations:
     def _refuse_family(self) -> None:
         if not self._node.family.moves_live:
             raise exception.TransferError(
-                f"no server moves live with {self._node.family.name}: migrate it cold"
+                f"no server moves live with {self._node.family.name}: migrate it cold."
+                " Its vzmigrate moves running containers of layout ploop only"
             )
 
     def _refuse_copy(self, instance: Any) -> None:
@@ -252,13 +293,10 @@ class LiveMigrations:
                 raise exception.TransferError(
                     f"only servers of layout simfs move live: {container.layout}"
                 )
-            if self._node.executor.call(
+            shared = self._node.executor.call(
                 "find_proof", dirs=self._areas(), name=migrate_data.filename
-            ):
-                raise exception.TransferError(
-                    f"host {theirs.host} has its private areas where this one has"
-                    " them, and vzmigrate would remove the server's files there"
-                )
+            )
+            _check_way(told, theirs.host, shared=shared)
             # A move that comes to nothing would take its mark away.
             container.refuse_leaving()
             container.refuse_swapped()
@@ -270,7 +308,7 @@ class LiveMigrations:
             ours = transfer.local_facts(self._node, container.layout)
             reason = transfer.refusal(ours, theirs)
             content = 0
-            if reason is None:
+            if reason is None and not shared:
                 # To measure the tree takes long.
                 needed_kb, content = container.tree_size()
                 reason = transfer.refusal(ours, theirs, needed_kb=needed_kb)
@@ -280,7 +318,12 @@ class LiveMigrations:
             nics = self._network.nics(instance, instance.get_network_info())
         ends = sorted(nic.devname for nic in nics)
         # The bytes are for us, when it goes: nobody measures the tree once more.
-        said = {"ctid": container.ovz_id, "ends": ends, "bytes": content}
+        said = {
+            "ctid": container.ovz_id,
+            "ends": ends,
+            "bytes": content,
+            "shared": shared,
+        }
         migrate_data.image_type = _tell(**{**told, **said})
         return migrate_data
 
@@ -304,7 +347,15 @@ class LiveMigrations:
             where somebody has aborted the move
         :raises OvzError: nobody knows; nothing is removed on either host
         """
-        number = _told(migrate_data, "ctid")["ctid"]
+        told = _told(migrate_data, "ctid")
+        number = told["ctid"]
+        if _is_shared(told):
+            if self._hand_over(instance):
+                post_method(context, instance, dest, block_migration, migrate_data)
+            else:
+                recover_method(context, instance, dest, migrate_data)
+                self.settle_suspended(instance)
+            return
         course = _Course(self._move(number, migrate_data))
         figures = _Figures(instance, migrate_data)
         self._courses[instance.uuid] = course
@@ -340,6 +391,60 @@ class LiveMigrations:
             note(context, instance, error, fault_message=reason)
             progress.reset(instance)
             raise error
+
+    def _hand_over(self, instance: Any) -> bool:
+        """Suspend a server, and let the other host have it.
+
+        :returns: False where that failed; it is here, and runs on if it can
+        """
+        try:
+            container = servers.find(self._node, instance)
+            # That of an earlier work: a snapshot leaves 100. This has none to tell.
+            progress.reset(instance)
+            self._node.claims.note(container.ovz_id, ctid.LEAVING)
+            container.suspend()
+            self._handover.give(container)
+        except exception.OvzError as error:
+            LOG.error("It is still here: %s", error, instance=instance)
+            self.stay(instance)
+            return False
+        return True
+
+    def is_handed_over(self, instance: Any) -> bool:
+        """Whether a server changes hands, and no host has taken it to the end."""
+        return self._handover.awaits(instance.uuid) is not None
+
+    def take(self, instance: Any) -> None:
+        """Have a server that changes hands be here, suspended.
+
+        :raises ContainerTaken: another host has it
+        """
+        self._handover.take(instance.uuid)
+
+    def stay(self, instance: Any) -> bool:
+        """Have a server that was to change hands run on here; errors are logged.
+
+        :returns: whether it runs
+        """
+        try:
+            self.take(instance)
+            for number in self._node.claims.find(instance.uuid):
+                self._node.claims.forget(number, ctid.LEAVING)
+            container = servers.find(self._node, instance)
+            if container.state is State.SUSPENDED:
+                self._life.resume(instance, instance.get_network_info())
+            return container.refresh() is State.RUNNING
+        except (exception.OvzError, nova_exception.NovaException):
+            LOG.exception("It does not run on", instance=instance)
+            return False
+
+    def settle_suspended(self, instance: Any) -> None:
+        """Let Nova have a server as suspended that could not be let run on.
+
+        It would stop one that it has as active, and the memory would be lost.
+        """
+        if servers.find(self._node, instance).state is State.SUSPENDED:
+            servers.settle(instance, vm_states.SUSPENDED, power_state.SUSPENDED)
 
     def abort(self, instance: Any) -> None:
         """End the move of a server, which then runs on here.
@@ -383,6 +488,10 @@ class LiveMigrations:
         :param migrate_data: None where it did not move live; otherwise what fails is
             logged, as for :meth:`unplug`
         """
+        if migrate_data is not None and self._handover.awaits(instance.uuid):
+            # Nothing is, and its files may be the other host's by now.
+            LOG.error("The other host has not taken it yet", instance=instance)
+            return
         try:
             self._life.destroy(
                 instance,
@@ -410,6 +519,8 @@ class LiveMigrations:
                 lifecycle.apply_limits(container, limits)
         except exception.CommandFailed as error:
             LOG.warning("It keeps the limits that it had: %s", error, instance=instance)
+        if container.refresh() is State.SUSPENDED:
+            self._life.resume(instance, network_info)
         if container.refresh() is not State.RUNNING:
             LOG.error("It does not run any more", instance=instance)
             return
@@ -422,8 +533,11 @@ class LiveMigrations:
     def adopt(self, instance: Any) -> OvzContainer | None:
         """Tag the container of a server that has come for this host.
 
+        One that was handed over is taken.
+
         :returns: it; None where none has come
         """
+        self._handover.take(instance.uuid)
         claims = self._node.claims
         came = (claims.has(c, ctid.ARRIVING) for c in claims.find(instance.uuid))
         container = any(came) and OvzContainer.find_remains(self._node, instance.uuid)
@@ -439,7 +553,11 @@ class LiveMigrations:
 
         :raises CleanupFailed: with what could not be removed
         """
-        self._life.destroy(instance, _vifs_here(network_info, migrate_data))
+        coming = _vifs_here(network_info, migrate_data)
+        if migrate_data is not None and _is_shared(_told(migrate_data)):
+            self._network.unplug(instance, coming)
+        else:
+            self._life.destroy(instance, coming)
 
 
 class _Refusing:
@@ -452,6 +570,37 @@ class _Refusing:
         if isinstance(error, exception.OvzError):
             reason = str(error)
             raise nova_exception.MigrationPreCheckError(reason=reason) from error
+
+
+def _check_way(told: dict[str, Any], host: str, *, shared: bool) -> None:
+    """See that there is a way for what is asked.
+
+    :param told: by the destination
+    :param shared: both hosts have their private areas in one place
+    :raises TransferError: there is none
+    """
+    block = told.get("block")
+    if not shared and block is False:
+        raise exception.TransferError(
+            "a live migration brings the server's files along, unless both hosts have"
+            " them on one disk: ask for it with block_migration 'auto' or True"
+        )
+    if shared and told.get("handover") != HANDOVER:
+        raise exception.TransferError(
+            f"host {host} has its private areas where this one has them, and cannot"
+            " take over a server there: install the same driver on both"
+        )
+    if shared and block is True:
+        raise exception.TransferError(
+            f"host {host} has its private areas where this one has them, and nothing is"
+            " to be copied: ask for the live migration with block_migration 'auto' or"
+            " False"
+        )
+
+
+def _is_shared(told: dict[str, Any]) -> bool:
+    """Whether a server changes hands on a disk that both hosts have."""
+    return told.get("shared") is True
 
 
 def _runs(container: OvzContainer) -> bool:

@@ -143,6 +143,8 @@ class Migrations:
         """
         if self._evacuations.keep(context, instance, network_info):
             return
+        # Nobody else would remove one that changes hands.
+        self._live.take(instance)
         self._cold.give_back(context, instance)
         self._life.destroy(instance, network_info, destroy_disks=destroy_disks)
 
@@ -152,6 +154,7 @@ class Migrations:
         :returns: whether nothing is left
         """
         try:
+            self._live.take(instance)
             self._life.destroy(instance, None, destroy_vifs=False)
         except exception.OvzError:
             LOG.exception("Something is left", instance=instance)

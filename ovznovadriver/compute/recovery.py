@@ -204,6 +204,13 @@ RULES: tuple[Rule, ...] = (
         at_start=False,
     ),
     Rule(
+        "handed",
+        "a container that changes hands, on a disk that several hosts have",
+        None,
+        remains.handed,
+        at_start=False,
+    ),
+    Rule(
         "received",
         "a tree that has come from another host, and no container has taken",
         None,

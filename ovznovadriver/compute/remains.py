@@ -34,6 +34,8 @@ from ovznovadriver.openvz import ctid as ovz_ctid
 from ovznovadriver.openvz import procfs, transfer, vzlist
 
 _SCRATCH = re.compile(r"ovz-([0-9]+)-.*")
+#: What a claim says of a container that need not be here.
+_ON_ITS_WAY = (ovz_ctid.ARRIVING, ovz_ctid.HANDED)
 
 
 # -- containers -----------------------------------------------------------------------
@@ -124,7 +126,7 @@ def _remove(scene: Scene, ctid: str) -> None:
 
 def claims(scene: Scene) -> Iterator[Finding]:
     for ctid in sorted(scene.abandoned):
-        if not scene.is_there(ctid) and not scene.has(ctid, ovz_ctid.ARRIVING):
+        if not scene.is_there(ctid) and not scene.has(ctid, *_ON_ITS_WAY):
             yield Finding(
                 "claim",
                 f"CTID {ctid}",
@@ -244,8 +246,7 @@ def hidden(scene: Scene) -> Iterator[Finding]:
         if (
             ctid not in scene.infos
             and scene.is_there(ctid)
-            and not scene.has(ctid, ovz_ctid.ARRIVING)
-            and not scene.has(ctid, ovz_ctid.LENT)
+            and not scene.has(ctid, *_ON_ITS_WAY, ovz_ctid.LENT)
             and not scene.is_half_made(ctid)
             and not scene.is_half_removed(ctid)
             and not scene.holder(ctid)
@@ -268,6 +269,17 @@ def arriving(scene: Scene) -> Iterator[Finding]:
                 "it was coming from another host as it ran: Nova ends its migration, or"
                 " nova-compute sees, when it starts, by what Nova has of it, whether it"
                 " goes",
+            )
+
+
+def handed(scene: Scene) -> Iterator[Finding]:
+    for ctid in sorted(scene.abandoned):
+        if scene.has(ctid, ovz_ctid.HANDED):
+            yield scene.finding(
+                "handed",
+                ctid,
+                "it was changing hands as it ran: the host that Nova has it on takes"
+                " it, when nova-compute starts there or the server is rebooted hard",
             )
 
 

@@ -383,19 +383,21 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "leaving",
         "a server that was leaving as it ran",
-        "where its memory was not sent yet, it runs on here, and what came of it on the"
-        " other host is removed; where its container is not here any more, Nova has it"
-        " on the other host, in ERROR, as after any arrival that failed; else it may be"
-        " on either, and is set to ERROR, and does not start",
+        "where its memory was not sent yet, or no host has taken it, it runs on here,"
+        " and what came of it on the other host is removed; where its container is not"
+        " here any more, Nova has it on the other host, in ERROR, as after any arrival"
+        " that failed; else it may be on either, and is set to ERROR, and does not"
+        " start",
         lambda instance: instance.task_state == task_states.MIGRATING,
         lambda self, instance, there: self.moves.end_live_move(instance, there),
         gone_too=True,
     ),
     Rule(
         "arrived",
-        "a server that has come as it ran, when Nova has it here already and its"
-        " container has not this host's tag",
-        "it gets the tag, the limits of its flavor here, and its network",
+        "a server that has come as it ran, or changes hands, when Nova has it here"
+        " already and its container has not this host's tag",
+        "it is taken, and resumed; it gets the tag, the limits of its flavor here, and"
+        " its network",
         lambda instance: instance.vm_state != vm_states.DELETED,
         lambda self, instance, _: self.moves.complete_arrival(instance),
         gone_too=True,

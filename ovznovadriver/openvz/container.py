@@ -593,8 +593,14 @@ class OvzContainer(settings.ContainerSettings):
         One that is half there, or gone already, is removed as far as it is there.
 
         :raises ContainerRunning: it must be stopped first
+        :raises TransferError: it is another host's, or nobody knows whose
         :raises CleanupFailed: vzctl destroyed it, and some left-overs remain
         """
+        if self.node.claims.has(self.ovz_id, ctid.HANDED):
+            raise exception.TransferError(
+                f"container {self.ovz_id} was handed over to another host, which may"
+                " have its files"
+            )
         self.node.claims.note(self.ovz_id, ctid.REMOVING)
         try:
             self._destroy()

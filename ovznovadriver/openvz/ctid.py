@@ -53,12 +53,14 @@ FIRST_CTID = 101
 
 #: What a claim says of its container: it was tagged; it comes from another host, and is
 #: not tagged for this one yet; it goes to another host as it runs, and may be there;
-#: its server is made anew elsewhere, and only its files are kept; its files are for
+#: with its memory written down, it is the first host's that takes it; its server is
+#: made anew elsewhere, and only its files are kept; its files are for
 #: another host's container, or from one; they are those of a lost host's container, or
 #: about to be; and it is being removed.
 MADE = "made"
 ARRIVING = "arriving"
 LEAVING = "leaving"
+HANDED = "handed"
 ASIDE = "aside"
 LENT = "lent"
 BORROWED = "borrowed"
@@ -194,6 +196,20 @@ class Claims:
             if owner is None or (owner.host, owner.uuid) != (self._host, uuid):
                 raise exception.ClaimError(f"CTID {ctid} is claimed for another one")
         self.note(ctid, MADE)
+
+    def sign(self, ctid: str, uuid: str) -> None:
+        """Have a claim be this host's, whosever it was: its container has come here.
+
+        :param uuid: the instance that it is for
+        """
+        place = self._directory / ctid
+        fresh = place / f"{_OWNER}.new"
+        Owner.this_process(uuid, self._host).write(fresh)
+        fresh.rename(place / _OWNER)
+        self.note(ctid, ARRIVING)
+        # Last: by it an interrupted change of hands is known.
+        for mark in (LEAVING, HANDED):
+            self.forget(ctid, mark)
 
     def _alone(self) -> contextlib.AbstractContextManager[object]:
         lock: contextlib.AbstractContextManager[object] = lockutils.lock(

@@ -76,7 +76,11 @@ def _opened(path: str | int, name: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _lock(holder: int, name: str) -> None:
+def lock(holder: int, name: str) -> None:
+    """Wait until nobody else on this host works in an open directory.
+
+    :raises TransferError: somebody still does after :data:`LOCK_WAIT`
+    """
     deadline = time.monotonic() + LOCK_WAIT
     while True:
         try:
@@ -106,7 +110,7 @@ def held(base: str, key: str) -> Iterator[tuple[int, int]]:
             if os.fstat(holder).st_uid != os.geteuid():
                 raise exception.UnsafePath(f"{base}/{name} is somebody else's")
             os.fchmod(holder, 0o700)
-            _lock(holder, name)
+            lock(holder, name)
             _unmark(parent, name)
             with contextlib.suppress(FileExistsError):
                 os.mkdir(TREE, 0o755, dir_fd=holder)
@@ -141,7 +145,7 @@ def adopt_incoming(*, dirs: dict[str, str], ctid: str, sub: str, key: str) -> No
                 f"nothing has come to this host for {key}"
             ) from None
         try:
-            _lock(holder, name)
+            lock(holder, name)
             _adopt(parent, holder, name, place)
             tree.remove_entry(parent, name)
         finally:
@@ -209,7 +213,7 @@ def drop_incoming(*, dirs: dict[str, str], key: str) -> None:
         except FileNotFoundError:
             return
         try:
-            _lock(holder, name)
+            lock(holder, name)
             tree.remove_entry(parent, name)
         finally:
             os.close(holder)

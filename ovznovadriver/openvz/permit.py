@@ -127,7 +127,7 @@ def _is_guests(part: str) -> bool:
     # vzctl moves a tree that it removes: destroydir() of src/lib/destroy.c (vzctl
     # 4.9.4), lib/destroy.c of libvzctl.
     return part.startswith("vzctl-rm-me.") or rootfs.is_ctid(
-        part.removeprefix(".incoming-")
+        part.removeprefix(".incoming-").removeprefix(".handed-")
     )
 
 

@@ -38,6 +38,7 @@ from ovznovadriver.openvz import (
     announce,
     command,
     firstpass,
+    handover,
     hostends,
     incoming,
     nethook,
@@ -152,6 +153,7 @@ VERBS: Mapping[str, Callable[..., Any]] = {
             hostends.FILE_VERBS,
             announce.VERBS,
             incoming.VERBS,
+            handover.VERBS,
             survey.VERBS,
             firstpass.VERBS,
         )

@@ -13,7 +13,8 @@
 """Every vzmigrate command: its argument list, and the meaning of its exit codes.
 
 They are those of the vzmigrate of vzctl 4 (vzmigrate(8)), a shell script. The one of
-vzctl 7 and above is a wrapper around another program, with other options and codes.
+vzctl 7 and above is another program, with other options and codes; it moves no running
+container of layout simfs (doCtMigration() of bin/migsrcremote.cpp, vzmigrate 7.0.152).
 
 It works as root at both ends, by ssh. What it does when it fails by itself, it undoes:
 the container runs on here, and what was made there is removed as far as ssh still

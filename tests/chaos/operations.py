@@ -212,6 +212,10 @@ OPERATIONS: Mapping[str, Operation] = {
     "live-migrate": Operation(
         "active", _move_live, hosts=2, families=("4",), settled=8
     ),
+    # Nobody needs to be asked: the disk says who has the server.
+    "live-migrate-one-disk": Operation(
+        "active", _move_live, hosts=2, families=("4",), one_disk=True
+    ),
     # The lost host comes back later, and before the other one.
     **{
         name: Operation(

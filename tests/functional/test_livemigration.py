@@ -25,7 +25,7 @@ import pytest
 from nova import objects
 from ovznovadriver.compute import livemigration
 from ovznovadriver.openvz import firstpass
-from tests.functional import livehosts
+from tests.functional import livehosts, twohosts
 
 SMALL = (1, 512, 1)
 NOTHING = (0, 0, 0)
@@ -68,6 +68,67 @@ class LiveMigrationTest(livehosts.LiveHosts):
     def ports(self) -> list[int]:
         """How many ports each host has plugged."""
         return [len(self.ovs.ports(node)) for node in self.nodes.values()]
+
+    # -- a failure at each command -------------------------------------------------
+
+    def _check_each_command(self, host: str) -> None:
+        server = self.boot("web-1", host="compute1")
+        self.nodes[host].clear_commands()
+        self.migrate(server)
+        # Those of vzmigrate itself fail above.
+        counts = Counter(
+            (call.program, call.subcommand)
+            for call in self.nodes[host].commands()
+            if call.program != "vzmigrate"
+        )
+        assert counts["vzlist", ""] > 1
+        self.delete(server)
+        for call, count in counts.items():
+            for nth in range(1, count + 1):
+                self._check_that_it_is_on_one_host(host, *call, nth)
+
+    def _check_that_it_is_on_one_host(
+        self, host: str, program: str, subcommand: str, nth: int
+    ) -> None:
+        about = f"{host}: {program} {subcommand} {nth}"
+        # The old host keeps what it could not remove.
+        before = {name: set(self.left(name)) for name in self.HOSTS}
+        # And Nova what a migration reserved that ended in an error.
+        use = {name: self._use(name) for name in self.HOSTS}
+        server = self.boot("web-1", host="compute1")
+        tree = self.seen(server)
+        self.nodes[host].fail(program, subcommand, nth=nth, rc=1, stderr="no luck")
+        self.ask(server)
+        self.wait_until(about, lambda: self._ended(server, 0))
+        status = self._ended(server, 0)
+        self.nodes[host].clear_faults()
+        place = self.host_of(server)
+        if self.api.get_server(server["id"])["status"] == "ERROR":
+            self.recover(server)
+
+        assert place == ("compute2" if status == "completed" else place), about
+        self.wait_until(about, lambda: self._places() == [place])
+        ctid = self.container(server)
+        assert self.nodes[place].state(ctid) == "running", about
+        assert self.seen(server) == tree, about
+        if status != "error" or place == "compute1":
+            use[place] = tuple(map(sum, zip(use[place], SMALL, strict=True)))
+            self.await_use(**use)
+        # As an operator does: Nova keeps it after an error.
+        for migration in self._migrations(server):
+            self.placement.delete(f"/allocations/{migration.uuid}")
+        self.delete(server)
+        self.wait_until(about, lambda: set(self.left(place)) <= before[place])
+        assert self._places() == [], about
+
+    def _use(self, host: str) -> Any:
+        """What placement has in use of a host: CPUs, MB, GB."""
+        found = self._get_provider_usages(self._get_provider_uuid_by_host(host))
+        return tuple(found[name] for name in ("VCPU", "MEMORY_MB", "DISK_GB"))
+
+    def _places(self) -> list[str]:
+        """The hosts that have a container."""
+        return [host for host, node in self.nodes.items() if node.containers()]
 
 
 class TestLiveMigrationWithVzctl4(LiveMigrationTest):
@@ -190,62 +251,6 @@ class TestLiveMigrationWithVzctl4(LiveMigrationTest):
     @pytest.mark.timeout(600)
     def test_whatever_fails_on_the_other_host_the_server_is_on_one(self) -> None:
         self._check_each_command("compute2")
-
-    def _check_each_command(self, host: str) -> None:
-        server = self.boot("web-1", host="compute1")
-        self.nodes[host].clear_commands()
-        self.migrate(server)
-        # Those of vzmigrate itself fail above.
-        counts = Counter(
-            (call.program, call.subcommand)
-            for call in self.nodes[host].commands()
-            if call.program != "vzmigrate"
-        )
-        assert counts["vzlist", ""] > 1
-        self.delete(server)
-        for call, count in counts.items():
-            for nth in range(1, count + 1):
-                self._check_that_it_is_on_one_host(host, *call, nth)
-
-    def _check_that_it_is_on_one_host(
-        self, host: str, program: str, subcommand: str, nth: int
-    ) -> None:
-        about = f"{host}: {program} {subcommand} {nth}"
-        # The old host keeps what it could not remove.
-        before = {name: set(self.left(name)) for name in self.HOSTS}
-        # And Nova what a migration reserved that ended in an error.
-        use = {name: self._use(name) for name in self.HOSTS}
-        server = self.boot("web-1", host="compute1")
-        tree = self.seen(server)
-        self.nodes[host].fail(program, subcommand, nth=nth, rc=1, stderr="no luck")
-        self.ask(server)
-        self.wait_until(about, lambda: self._ended(server, 0))
-        status = self._ended(server, 0)
-        self.nodes[host].clear_faults()
-        place = self.host_of(server)
-        if self.api.get_server(server["id"])["status"] == "ERROR":
-            self.recover(server)
-
-        assert place == ("compute2" if status == "completed" else place), about
-        self.wait_until(about, lambda: self._places() == [place])
-        ctid = self.container(server)
-        assert self.nodes[place].state(ctid) == "running", about
-        assert self.seen(server) == tree, about
-        if status != "error" or place == "compute1":
-            use[place] = tuple(map(sum, zip(use[place], SMALL, strict=True)))
-            self.await_use(**use)
-        self.delete(server)
-        self.wait_until(about, lambda: set(self.left(place)) <= before[place])
-        assert self._places() == [], about
-
-    def _use(self, host: str) -> Any:
-        """What placement has in use of a host: CPUs, MB, GB."""
-        found = self._get_provider_usages(self._get_provider_uuid_by_host(host))
-        return tuple(found[name] for name in ("VCPU", "MEMORY_MB", "DISK_GB"))
-
-    def _places(self) -> list[str]:
-        """The hosts that have a container."""
-        return [host for host, node in self.nodes.items() if node.containers()]
 
     @pytest.mark.slow
     def test_a_server_that_cannot_move_is_refused_with_the_reason(self) -> None:
@@ -398,6 +403,102 @@ class TestLiveMigrationThatHangs(LiveMigrationTest):
         assert self.host_of(server) == "compute2"
         self.delete(server)
         assert self.left("compute1") == self.left("compute2") == []
+
+
+class TestLiveMigrationOnSharedDisk(twohosts.OneDiskTest, LiveMigrationTest):
+    """The files of both hosts are on one disk: the server changes hands there."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.first, self.second = self.nodes["compute1"], self.nodes["compute2"]
+
+    def _boot(self) -> dict[str, Any]:
+        server = self.boot("web-1", host="compute1")
+        self.tree = self.seen(server)
+        self.ctid = self.container(server)
+        self.number = (self.first.private_dir / self.ctid).stat().st_ino
+        return server
+
+    def _check(self, server: dict[str, Any], host: str, state: str = "running") -> None:
+        """The server is there, with the very files that it had, and nowhere else."""
+        assert self.host_of(server) == host
+        assert self._places() == [host]
+        node = self.nodes[host]
+        assert node.state(self.ctid) == state
+        assert [p.name for p in self.first.private_dir.iterdir()] == [self.ctid]
+        assert (self.first.private_dir / self.ctid).stat().st_ino == self.number
+        assert self.seen(server) == self.tree
+
+    def test_a_server_goes_and_comes_back_with_its_memory(self) -> None:
+        server = self._boot()
+        self.second.clear_commands()
+
+        self.migrate(server)
+
+        self._check(server, "compute2")
+        assert self.api.get_server(server["id"])["status"] == "ACTIVE"
+        assert self.subcommands(self.second).count("resume") == 1
+        assert "start" not in self.subcommands(self.second)
+        assert self.ports() == [0, 1]
+        self.await_use(compute1=NOTHING, compute2=SMALL)
+
+        self.migrate(server)
+
+        self._check(server, "compute1")
+        assert self.ports() == [1, 0]
+        self.act(server, "reboot", {"type": "HARD"})
+        self._check(server, "compute1")
+        self.delete(server)
+        assert self.left("compute1") == self.left("compute2") == []
+
+    @pytest.mark.slow
+    def test_a_server_that_cannot_leave_runs_on(self) -> None:
+        server = self._boot()
+        for when in ("before", "after"):
+            self.first.fail("vzctl", "suspend", rc=16, when=when)
+
+            self.migrate(server, "failed")
+
+            self._check(server, "compute1")
+            assert self.api.get_server(server["id"])["status"] == "ACTIVE"
+            assert self.ports() == [1, 0]
+            self.await_use(compute1=SMALL, compute2=NOTHING)
+        self.first.fail("vzctl", "suspend", rc=16, when="after")
+        self.first.fail("vzctl", "resume", rc=17)
+        self.migrate(server, "failed")
+        self._check(server, "compute1", "suspended")
+        # Its memory is not lost.
+        assert self.act(server, "resume")["status"] == "ACTIVE"
+        self.migrate(server)
+        self._check(server, "compute2")
+        self.delete(server)
+
+    @pytest.mark.slow
+    def test_a_server_that_cannot_arrive_is_brought_up_by_a_hard_reboot(self) -> None:
+        server = self._boot()
+        for program, subcommand in (("vzctl", "set"), ("vzctl", "resume")):
+            target = self.ends(server)[1]
+            self.nodes[target].fail(program, subcommand, rc=17, stderr="no luck")
+
+            self.migrate(server, "error")
+            self.recover(server)
+
+            self._check(server, target)
+        # And one that nobody has repaired can be deleted.
+        self.nodes[self.ends(server)[1]].fail("vzctl", "resume", rc=17)
+        self.migrate(server, "error")
+        self.delete({**server, "status": "ERROR"})
+        assert self.left("compute1") == self.left("compute2") == []
+
+    @pytest.mark.slow
+    @pytest.mark.timeout(600)
+    def test_whatever_fails_on_its_host_the_server_is_on_one(self) -> None:
+        self._check_each_command("compute1")
+
+    @pytest.mark.slow
+    @pytest.mark.timeout(600)
+    def test_whatever_fails_on_the_other_host_the_server_is_on_one(self) -> None:
+        self._check_each_command("compute2")
 
 
 class TestLiveMigrationWithVzctl9(LiveMigrationTest):

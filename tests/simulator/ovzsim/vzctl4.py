@@ -264,6 +264,7 @@ def chkpnt(call: Call, ctid: str, args: list[str]) -> int:
         os.makedirs(os.path.dirname(dump), exist_ok=True)
         base.write_text(dump, f"checkpoint of {ctid}\n")
         live.stopped()
+        cgroups.empty(call.host, ctid)
         call.streams.say("Checkpointing completed successfully")
         container.umount()
     return 0

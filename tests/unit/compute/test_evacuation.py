@@ -25,6 +25,7 @@ from ovznovadriver.compute import (
     emptytemplate,
     evacuation,
     guest,
+    handover,
     lending,
     lifecycle,
 )
@@ -207,6 +208,21 @@ def neighbour(sim, path):
     found = support.simulated(path, sim.family)
     found.set_vz_conf(VE_PRIVATE=f"{sim.private_dir}/$VEID")
     return found
+
+
+def test_a_server_that_was_changing_hands_is_not_made_anew_from_its_image(
+    sim, node, left, arrive
+):
+    """Its files are in no container's place then."""
+    container = OvzContainer.find(node, uuid=support.UUID)
+    container.start()
+    container.suspend()
+    handover.Handover(node).give(container)
+
+    with pytest.raises(exception.TransferError, match=f"in .*/.handed-{left}, or"):
+        arrive()
+
+    assert (sim.private_dir / f".handed-{left}/tree/etc/mine").exists()
 
 
 @pytest.mark.parametrize("made", [False, True])

@@ -12,6 +12,7 @@
 
 """Moves between two hosts that a killed service has left."""
 
+import os
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +25,7 @@ from nova import objects
 from ovznovadriver import exception
 from ovznovadriver.compute import (
     evacuation,
+    handover,
     interrupted,
     lifecycle,
     livemigration,
@@ -510,3 +512,110 @@ def test_a_server_that_is_hidden_has_not_left(
     assert leaving.server.host == support.HOST
     assert leaving.asked == []
     assert leaving.bound == []
+
+
+# -- what changes hands -------------------------------------------------------------
+
+
+@pytest.fixture
+def there(second, node4):
+    """The other host, which has the same disk."""
+    return support.open_node(second, "host2", lock_dir=node4.options.lock_dir)
+
+
+@pytest.fixture(params=["suspended", "giving", "given"])
+def going(request, leaving, node4, monkeypatch):
+    """The server, suspended in order to leave, when its service was killed."""
+    node4.claims.note("101", ovz_ctid.LEAVING)
+    container = OvzContainer.find(node4, ovz_id="101")
+    container.suspend()
+    giver = handover.Handover(node4)
+    if request.param == "giving":
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "unlink", lambda *args, **kwargs: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                giver.give(container)
+    elif request.param == "given":
+        giver.give(container)
+    node4.look.forget()
+    return leaving
+
+
+@pytest.mark.parametrize("sim", ["4"], indirect=True)
+def test_a_server_that_nobody_has_taken_runs_on(sim4, start_service, going, node4):
+    start_service(going.server)
+
+    assert going.asked == [(going.server, "host2", True, None)]
+    assert sim4.state("101") == "running"
+    assert [path.name for path in sim4.private_dir.iterdir()] == ["101"]
+    for mark in (ovz_ctid.LEAVING, ovz_ctid.HANDED):
+        assert not node4.claims.has("101", mark)
+    assert going.server.host == support.HOST
+
+
+@pytest.mark.parametrize("sim", ["4"], indirect=True)
+def test_a_server_that_cannot_be_resumed_keeps_its_memory(
+    sim4, start_service, going, node4
+):
+    sim4.fail("vzctl", "resume", rc=17)
+
+    start_service(going.server)
+
+    assert sim4.state("101") == "suspended"
+    assert is_settled(going.server, vm_states.SUSPENDED)
+    assert not node4.claims.has("101", ovz_ctid.LEAVING)
+
+
+@pytest.mark.parametrize("sim", ["4"], indirect=True)
+@pytest.mark.parametrize("going", ["given"], indirect=True)
+@pytest.mark.parametrize("signed", [True, False])
+def test_nova_has_a_server_that_was_taken_where_it_is(
+    sim4, start_service, going, there, second, signed, monkeypatch
+):
+    if not signed:
+        monkeypatch.setattr(type(there.claims), "sign", lambda *args: None)
+    handover.Handover(there).take(UUID)
+
+    start_service(going.server)
+
+    assert going.server.host == "host2"
+    assert is_settled(going.server, vm_states.ERROR)
+    assert going.asked == []
+    # It is whole there, and nothing of it is here.
+    assert sim4.private_dir.joinpath("101", "sbin/init").exists()
+    assert second.state("101") == "suspended"
+    assert sim4.containers() == []
+
+
+@pytest.mark.parametrize("sim", ["4"], indirect=True)
+@pytest.mark.parametrize("going", ["given"], indirect=True)
+@pytest.mark.parametrize("taken", [True, False])
+def test_the_host_that_nova_has_a_server_on_takes_it(
+    going, there, second, net, taken, caplog
+):
+    going.server.host, going.server.task_state = "host2", None
+    going.move.status = "error"
+    if taken:
+        handover.Handover(there).take(UUID)
+        owner = Path(there.options.lock_dir, "101", "owner")
+        ovz_ctid.Owner(UUID, "host2", 1, 1, "gone").write(owner)
+
+    for _ in range(2):
+        fresh = support.open_node(second, "host2", lock_dir=there.options.lock_dir)
+        recovery.recover(fresh)
+        live_restart(fresh, net).process(None, [going.server])
+
+    assert second.state("101") == "running"
+    assert OvzContainer.find(fresh, uuid=UUID).state is State.RUNNING
+    assert "it came as it ran" in caplog.text
+
+
+@pytest.mark.parametrize("sim", ["4"], indirect=True)
+@pytest.mark.parametrize("going", ["given"], indirect=True)
+def test_a_host_that_nova_does_not_have_it_on_leaves_it(going, there, second, net):
+    fresh = support.open_node(second, "host2", lock_dir=there.options.lock_dir)
+    recovery.recover(fresh)
+    live_restart(fresh, net).process(None, [])
+
+    assert second.containers() == []
+    assert handover.Handover(there).awaits(UUID) == "101"

@@ -26,7 +26,7 @@ from nova import objects
 from ovznovadriver import exception
 from ovznovadriver.compute import lifecycle, livemigration, recovery
 from ovznovadriver.openvz import ctid as ovz_ctid
-from ovznovadriver.openvz import firstpass, moving
+from ovznovadriver.openvz import firstpass, metadata, moving
 from ovznovadriver.openvz.container import OvzContainer
 from tests import support
 from tests.unit.compute import ports
@@ -153,9 +153,10 @@ def test_a_host_can_clean_up_after_a_check_that_was_interrupted(
     assert not (away.private_dir / data.filename).exists()
 
 
-def test_a_host_says_no_where_files_must_not_be_brought_along(target, server):
-    with pytest.raises(REFUSED, match="block_migration 'auto'"):
-        target.check_destination(server, ADDRESS, False)
+def test_a_host_says_no_where_files_must_not_be_brought_along(source, target, server):
+    data = target.check_destination(server, ADDRESS, False)
+    with pytest.raises(REFUSED, match="block_migration 'auto' or True"):
+        source.check_source(server, {}, data)
 
 
 def test_no_server_moves_live_with_vzctl_7(node9, net, instance):
@@ -190,14 +191,6 @@ def test_the_tree_that_rescues_a_server_does_not_go_in_its_place(
     (sim.conf_dir / "101.rescue").touch()
 
     with pytest.raises(REFUSED, match="the tree that rescues it"):
-        source.check_source(server, {}, data)
-
-
-def test_hosts_that_share_their_private_areas_are_refused(server, source, target, node):
-    # vzmigrate would copy a tree onto itself, and remove it when that fails.
-    data = target.check_destination(server, ADDRESS, None)
-    (Path(node.paths.private) / data.filename).touch()
-    with pytest.raises(REFUSED, match="has its private areas where this one has"):
         source.check_source(server, {}, data)
 
 
@@ -785,3 +778,193 @@ def test_a_number_within_bounds_is_not_needed_to_come(away_node):
     assert away_node.options.ctids == (5000, 5999)
     away_node.claims.claim_this("101", support.UUID, list)
     assert away_node.claims.claim(support.OTHER_UUID, list) == "5000"
+
+
+# -- on a disk that both hosts have ---------------------------------------------------
+
+
+@pytest.fixture
+def near(tmp_path, sim):
+    """A node that has the private areas of the first one."""
+    other = support.neighbour(sim, tmp_path / "near")
+    other.switch("openvz_kernel", True)
+    sim.add_peers({ADDRESS: other})
+    return other
+
+
+@pytest.fixture
+def near_node(near, node):
+    return support.open_node(near, "host2", lock_dir=node.options.lock_dir)
+
+
+@pytest.fixture
+def near_target(near_node, net):
+    there = lifecycle.Lifecycle(near_node, net, SimpleNamespace(prepare=None))
+    return livemigration.LiveMigrations(near_node, there, net)
+
+
+def near_checked(server, source, near_target, block=None):
+    server.host = support.HOST
+    data = near_target.check_destination(server, ADDRESS, block)
+    return near_target.check_number(server, source.check_source(server, {}, data))
+
+
+@pytest.fixture
+def near_prepared(server, source, near_target):
+    data = near_checked(server, source, near_target)
+    near_target.end_check(data)
+    return near_target.prepare(server, ports.network_info(), data)
+
+
+def go(source, server, data):
+    """Have it moved; what Nova was told."""
+    calls = []
+    told = (_noting(calls, "post"), _noting(calls, "recover"))
+    source.move(None, server, "host2", *told, None, data)
+    return calls
+
+
+@pytest.mark.parametrize("block", [None, False])
+def test_a_server_changes_hands_where_nothing_is_to_be_copied(
+    server, source, near_target, near, near_node, sim, node, ovs, block
+):
+    data = near_checked(server, source, near_target, block)
+    near_target.end_check(data)
+    number = (sim.private_dir / "101").stat().st_ino
+    near_target.prepare(server, ports.network_info(), data)
+    assert near.containers() == []
+
+    assert go(source, server, data) == ["post"]
+
+    assert sim.containers() == near.containers() == []
+    near_target.arrive(server, ports.network_info())
+    source.clean_up(
+        server, ports.network_info(), data, destroy_disks=True, destroy_vifs=True
+    )
+    assert near.state("101") == "running"
+    assert (sim.private_dir / "101").stat().st_ino == number
+    assert OvzContainer.find(near_node, uuid=support.UUID).host == "host2"
+    assert support.traces(sim, node).keys() <= {"private", "claims"}
+
+
+def test_vzmigrate_judges_whether_a_server_can_change_hands(
+    server, source, near_target, near
+):
+    near.switch("other_cpu", True)
+
+    with pytest.raises(REFUSED, match="CPU"):
+        near_checked(server, source, near_target)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ("copy", "nothing is to be copied: ask for .* 'auto' or False"),
+        ("old", "cannot take over a server there: install the same driver on both"),
+        ("claims", "but not its claims of CTIDs: put .openvz.lock_dir of both"),
+    ],
+)
+def test_a_server_that_cannot_change_hands_is_refused(
+    server, source, near_target, near, sim, tmp_path, net, wrong, reason
+):
+    if wrong == "claims":
+        (tmp_path / "others").mkdir()
+        apart = support.open_node(near, "host2", lock_dir=str(tmp_path / "others"))
+        near_target = livemigration.LiveMigrations(apart, None, net)
+    server.host = support.HOST
+    block = True if wrong == "copy" else None
+    data = near_target.check_destination(server, ADDRESS, block)
+    if wrong == "old":
+        told = json.loads(data.image_type)
+        del told["handover"]
+        data.image_type = json.dumps(told)
+    with pytest.raises(REFUSED, match=reason):
+        near_target.check_number(server, source.check_source(server, {}, data))
+    assert sim.state("101") == "running"
+
+
+def test_what_is_there_is_not_removed_before_a_server_comes(
+    server, near_target, near_prepared, near_node, near, sim
+):
+    """Its files are the server's."""
+    tag = metadata.Tag(host="host2", name="x", nova_id="7", uuid=support.UUID)
+    (near.conf_dir / "101.conf").write_text(sim.conf_text("101"))
+    support.describe(near, "101", metadata.encode(tag))
+    near_node.look.forget()
+
+    with pytest.raises(REFUSED, match="has a configuration of container 101"):
+        near_target.check_number(server, near_prepared)
+    with pytest.raises(exception.TransferError, match="has a configuration of"):
+        near_target.prepare(server, ports.network_info(), near_prepared)
+
+    assert (sim.private_dir / "101/sbin/init").exists()
+
+
+@pytest.mark.parametrize(
+    ("program", "step", "when"),
+    [
+        ("vzlist", "", "before"),
+        ("vzctl", "suspend", "before"),
+        ("vzctl", "suspend", "after"),
+    ],
+)
+def test_a_server_that_cannot_leave_runs_on(
+    server, source, near_prepared, sim, node, program, step, when
+):
+    node.look.forget()
+    sim.fail(program, step, rc=16, when=when, stderr="no luck")
+
+    assert go(source, server, near_prepared) == ["recover"]
+
+    assert sim.state("101") == "running"
+    assert not node.claims.has("101", ovz_ctid.LEAVING)
+
+
+def test_nova_has_a_server_as_suspended_that_does_not_run_on(
+    server, source, near_prepared, sim, monkeypatch
+):
+    """It would stop it otherwise, and its memory would be lost."""
+    sim.fail("vzctl", "suspend", rc=16, when="after")
+    sim.fail("vzctl", "resume", rc=17)
+    monkeypatch.setattr(type(server), "save", lambda self, **kwargs: None)
+    server.task_state = None
+
+    assert go(source, server, near_prepared) == ["recover"]
+
+    assert sim.state("101") == "suspended"
+    assert server.vm_state == "suspended"
+
+
+def test_what_was_made_for_a_server_that_stays_is_removed_without_its_files(
+    server, near_target, near_prepared, sim, ovs
+):
+    ovs.calls.clear()
+
+    near_target.roll_back(server, ports.network_info(), near_prepared)
+
+    assert [call[0] for call in ovs.calls] == ["unplug"] * len(ports.network_info())
+    assert sim.state("101") == "running"
+
+
+def test_of_a_server_that_nobody_has_taken_nothing_is_removed(
+    server, source, near_prepared, sim, caplog
+):
+    go(source, server, near_prepared)
+
+    source.clean_up(
+        server,
+        ports.network_info(),
+        near_prepared,
+        destroy_disks=True,
+        destroy_vifs=True,
+    )
+
+    assert "has not taken it yet" in caplog.text
+    assert (sim.private_dir / ".handed-101/tree/sbin/init").exists()
+
+
+def test_a_server_that_changes_hands_cannot_be_aborted(server, source, near_prepared):
+    go(source, server, near_prepared)
+
+    with pytest.raises(nova_exception.InstanceNotFound):
+        source.abort(server)

@@ -15,7 +15,7 @@
 import pytest
 
 from nova import objects
-from ovznovadriver.compute import evacuation, migration
+from ovznovadriver.compute import evacuation, handover, lifecycle, migration
 from ovznovadriver.openvz.container import OvzContainer
 from tests import support
 from tests.unit.compute import moves, ports
@@ -152,6 +152,25 @@ def test_what_has_come_of_a_deleted_server_is_removed(node, life, moving, instan
 
     assert life.list_uuids() == []
     assert not moves.arrivals(node).exists()
+
+
+@pytest.mark.parametrize("sim", ["4"], indirect=True)
+@pytest.mark.parametrize("deleted", [False, True])
+def test_a_server_that_changes_hands_can_be_deleted(
+    sim, node, boot, moving, nova_server, migrations, deleted
+):
+    container = OvzContainer.find(node, boot())
+    container.suspend()
+    handover.Handover(node).give(container)
+    # Nova's periodic task asks for what it lists.
+    assert support.UUID in lifecycle.Lifecycle(node, None, None).list_uuids()
+
+    if deleted:
+        assert moving.forget(nova_server)
+    else:
+        moving.destroy(None, nova_server, ports.network_info(), destroy_disks=True)
+
+    assert support.traces(sim, node) == {}
 
 
 def test_what_stays_is_said(moving, boot, instance, sim):

@@ -167,6 +167,22 @@ def test_a_certain_number_that_is_taken_is_not_claimed(claims, tmp_path):
     assert not claims.has("101", ctid.ARRIVING)
 
 
+def test_a_claim_of_another_host_can_become_this_ones(claims, tmp_path):
+    there = ctid.Claims(str(tmp_path), OTHER_HOST)
+    number = there.claim(support.UUID, nothing)
+    for mark in (ctid.MADE, ctid.LEAVING, ctid.HANDED):
+        there.note(number, mark)
+
+    claims.sign(number, support.UUID)
+
+    assert there.find(support.UUID) == []
+    assert claims.find(support.UUID) == [number]
+    marks = (ctid.MADE, ctid.ARRIVING, ctid.LEAVING, ctid.HANDED)
+    assert [claims.has(number, mark) for mark in marks] == [True, True, False, False]
+    claims.release(number)
+    assert claims.numbers() == set()
+
+
 def test_a_claim_that_cannot_be_signed_is_not_kept(claims, monkeypatch):
     monkeypatch.setattr(procfs, "start_time", lambda pid: None)
 

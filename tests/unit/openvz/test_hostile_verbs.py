@@ -38,7 +38,15 @@ from ovznovadriver import exception
 from ovznovadriver.openvz import announce, permit, privileged
 from tests.unit.openvz import hostile
 from tests.unit.openvz.processes import open_descriptors
-from tests.unit.openvz.verbs import AT_TOP, CTID, NO_TREE, USES, Node, Use
+from tests.unit.openvz.verbs import (
+    AT_TOP,
+    CTID,
+    NO_TREE,
+    USES,
+    VZCTL4_ONLY,
+    Node,
+    Use,
+)
 
 
 def test_each_verb_is_here() -> None:
@@ -55,7 +63,9 @@ def _cases() -> list[Any]:
     for verb, use in USES.items():
         for sub in ("", "fs"):
             marks = [] if sub or verb in AT_TOP else [pytest.mark.slow]
-            if sub or use.components("") != use.components("fs"):
+            if verb in VZCTL4_ONLY and sub:
+                continue
+            if sub or verb in VZCTL4_ONLY or use.components("") != use.components("fs"):
                 name = f"{verb}-{sub or 'top'}"
                 cases.append(pytest.param(verb, sub, id=name, marks=marks))
     return cases

@@ -227,6 +227,7 @@ IN_TREES = [
     "private/101/usr/sbin",
     "private/5d35cf5b-8d1c-4a0e-9b0e-6f8d5f1c0a01/fs/usr/sbin",
     "private/.incoming-5d35cf5b-8d1c-4a0e-9b0e-6f8d5f1c0a01/tree/sbin",
+    "private/.handed-101/tree/usr/sbin",
     "root/101/sbin",
     # What vzctl removes, as long as that takes.
     "vztmp/vzctl-rm-me.Vq3ab7/usr/sbin",

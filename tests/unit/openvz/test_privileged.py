@@ -25,6 +25,7 @@ from hypothesis import given, strategies
 from ovznovadriver import exception
 from ovznovadriver.openvz import (
     firstpass,
+    handover,
     incoming,
     permit,
     privileged,
@@ -99,6 +100,7 @@ def test_every_verb_is_known_here() -> None:
         *("pack_contents", "pack_tree", "restore_attributes"),
         *("write_host_ends", "announce", *TOOL_VERBS),
         *("send_tree", *incoming.VERBS, *survey.VERBS, *firstpass.VERBS),
+        *handover.VERBS,
     }
 
 

@@ -353,6 +353,11 @@ def _return_tree(n: Node) -> None:
     n.call("return_tree", dirs=n.dirs("private"), ctid=ctid, other=other)
 
 
+def _handover(n: Node) -> dict[str, Any]:
+    dirs = n.dirs("private", "root", "conf", "dump", "names", "cgroup")
+    return {"dirs": dirs, "ctid": CTID}
+
+
 #: Each verb that uses a path on the node.
 USES: dict[str, Use] = {
     "read_file": Use(_read_file, IN_ROOT),
@@ -513,6 +518,29 @@ USES: dict[str, Use] = {
         _return_tree,
         (f"{TREE}/target",),
     ),
+    "hand_over": Use(
+        lambda n: n.call("hand_over", **_handover(n), host="host1"),
+        (
+            f"private/{CTID}/target",
+            f"private/.handed-{CTID}/dump",
+            f"conf/{CTID}.conf",
+            f"dump/Dump.{CTID}/target",
+            "names/server",
+        ),
+    ),
+    "take_over": Use(
+        lambda n: n.call("take_over", **_handover(n), host="host2"),
+        (
+            f"private/{CTID}",
+            f"private/.handed-{CTID}/tree/target",
+            f"private/.handed-{CTID}/dump/target",
+            f"private/.handed-{CTID}/conf",
+            f"private/.handed-{CTID}/taker",
+            f"conf/{CTID}.conf",
+            f"dump/Dump.{CTID}/target",
+        ),
+        lambda n: n.call("hand_over", **_handover(n), host="host1"),
+    ),
     "plant_proof": Use(
         lambda n: n.call("plant_proof", dirs=n.dirs("private")),
         (f"private/{PROOF}",),
@@ -546,8 +574,10 @@ USES: dict[str, Use] = {
 #: Those that do something else where a tree is the private area itself.
 AT_TOP = (
     *("swap_in", "swap_out", "adopt_incoming", "write_files", "pack_tree"),
-    *("take_tree", "return_tree"),
+    *("take_tree", "return_tree", "hand_over", "take_over"),
 )
+#: Those that know no other place of a tree.
+VZCTL4_ONLY = ("hand_over", "take_over")
 
 #: Those that use none, and why.
 NO_TREE = {
