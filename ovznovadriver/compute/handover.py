@@ -59,10 +59,9 @@ class Handover:
         """The CTID under which a server is handed over, by any host; None without."""
         claims = self._node.claims
         for number in claims.ctids():
-            if claims.has(number, ctid.HANDED):
-                owner = claims.owner(number)
-                if owner is not None and owner.uuid == uuid:
-                    return number
+            owner = claims.owner(number)
+            if owner and owner.uuid == uuid and claims.has(number, ctid.HANDED):
+                return number
         return None
 
     def take(self, uuid: str) -> bool:

@@ -337,8 +337,15 @@ class Claims:
         (self._directory / ctid / mark).unlink(missing_ok=True)
 
     def has(self, ctid: str, mark: str) -> bool:
-        """Whether a container is so far."""
-        return (self._directory / ctid / mark).exists()
+        """Whether a container is so far.
+
+        Another host may have said so. A network file system asks its server anew for a
+        directory that is opened, not for a name in it.
+        """
+        try:
+            return mark in os.listdir(self._directory / ctid)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
     # -- what a killed process leaves -------------------------------------------------
 

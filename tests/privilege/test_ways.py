@@ -330,11 +330,38 @@ def test_every_other_verb_is_answered_from_the_root_side(
         call("take_tree", dirs=dirs, ctid=ctid, other="100999")
     call("return_tree", dirs=dirs, ctid="100998", other="100999")
 
+    places = {kind: path for kind, path in areas.items() if kind != "lock"}
+    with pytest.raises(exception.OvzError, match="No such file"):
+        call("hand_over", dirs=places, ctid=ctid, host="here")
+    assert call("take_over", dirs=places, ctid=ctid, host="here") is True
+
     # Nobody but the caller gets what a container holds.
     with pytest.raises(exception.CommandRefused, match="not the caller"):
         call("pack_contents", owner=0, **tree)
     with pytest.raises(exception.CommandRefused, match="not the caller"):
         call("send_tree", owner=0, **tree)
+
+
+def test_a_suspended_container_changes_hands(
+    executor: utils.Executor, node: pathlib.Path, ctid: str, container: str
+) -> None:
+    if container:
+        pytest.skip("vzctl 7 has the configuration and the memory with the files")
+    places = {kind: str(node / "vz" / kind) for kind in ("private", "root", "dump")}
+    places |= {kind: str(node / "etc/vz" / kind) for kind in ("conf", "names")}
+    tool = vzctl.Vzctl(executor, vzctl.family_of((4, 9, 4)))
+    tool.start(ctid)
+    tool.suspend(ctid)
+    took = {"dirs": places, "ctid": ctid}
+
+    assert executor.call("hand_over", **took, host="here") == []
+
+    listed = executor.call("list_artifacts", dirs={"private": places["private"]})
+    assert ctid not in listed
+    assert executor.call("take_over", **took, host="there") is True
+    assert executor.call("take_over", **took, host="there") is True
+    tool.resume(ctid)
+    tool.stop(ctid, fast=True)
 
 
 @pytest.fixture
